@@ -1,0 +1,103 @@
+# cython: language_level=3
+"""A topic's control file: what the living processes share about its partitions, in mapped memory."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from logcore.processes cimport REGISTRY_SLOTS, Registry, pthread_mutex_t
+
+cdef enum partition_state:
+    PARTITION_UNRECOVERED = 0     # nobody of this session has looked yet: recover before use
+    PARTITION_READY = 1
+    PARTITION_POISONED = 2        # a sync failed: DurabilityError until engine.recover()
+    PARTITION_DELETED = 3
+
+cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write is in brackets
+    # line 0: the append section
+    pthread_mutex_t append_lock             # robust, process-shared
+    uint32_t state                          # partition_state [append lock; poison: anybody]
+    uint32_t holder                         # registry slot + 1 of the append lock's holder [append lock]
+    uint64_t writing_end                    # staged: byte_pos behind the batch being written [append lock]
+    int64_t writing_next_offset             # staged: offset behind it; belongs to writing_end [append lock]
+    # line 1: what readers poll
+    uint64_t end                            # published cumulative byte_pos: the one word that publishes [append lock]
+    int64_t next_offset                     # log_end_offset at `end`, may lag it by one append [append lock]
+    int64_t active_base_offset              # names the active segment [append lock]
+    uint64_t active_base_byte_pos           # byte_pos at its SEGMENT_DATA_START [append lock]
+    uint64_t active_allocated               # bytes of its file that are allocated [append lock]
+    uint32_t active_epoch                   # epoch of the partition [append lock]
+    uint32_t active_named_epoch             # 0: <base>.log, else <base>-<epoch>.log [append lock]
+    int64_t max_timestamp                   # running maximum [append lock]
+    int64_t log_start_offset                # first offset that may be read [append lock]
+    # line 2: the sync section
+    pthread_mutex_t sync_lock               # robust, process-shared
+    int64_t synced_offset                   # everything below is on disk [sync lock]
+    uint64_t synced_end                     # the same as byte_pos [sync lock]
+    uint32_t sync_round                     # futex word: bumped when a sync ends [sync lock]
+    uint32_t sync_waiters                   # callers that wait for one
+    # line 3
+    int64_t first_unsynced_at               # CLOCK_BOOTTIME ns of the oldest unsynced append, 0 if none
+    int64_t sealed_base_offset              # a sealed segment not yet synced, or -1 [append lock]
+    uint64_t sealed_end                     # byte_pos of its end
+    uint32_t sealed_named_epoch
+    uint32_t has_producers                  # a producer block stands in the active segment or in an older footer
+    uint64_t active_salt                    # [append lock]
+    uint32_t rolls                          # bumped by each roll, cut and rewrite [append lock]
+    uint32_t reserved32
+    uint64_t reserved[2]
+
+cdef struct control_header_t:
+    uint8_t magic[8]                        # b"pylogctl"
+    uint32_t version
+    uint32_t partitions
+    uint64_t session                        # the registry's; any other and the file is void
+    uint64_t segment_bytes
+    uint32_t deleted                        # the topic is gone: appends and polls raise
+    uint32_t config_generation              # bumped when topic.json changes
+    uint32_t waiting                        # somebody may be set in `waiters`
+    uint32_t reserved32
+    uint8_t uuid[16]
+    uint64_t waiters[16]                    # bitmap of registry slots that sleep on this topic
+    uint64_t dirty_words                    # u64 words of the dirty bitmap behind the slots
+    uint64_t reserved[38]                   # pads the header to 512 bytes
+
+cdef class ControlFile:
+    cdef control_header_t* header
+    cdef partition_slot_t* slots
+    cdef uint64_t* dirty                    # a bit per partition with unsynced bytes
+    cdef size_t mapping_bytes
+    cdef Registry registry
+    cdef readonly str path
+    cdef readonly int partitions
+    cdef readonly bint read_only
+
+    cdef int lock(self, int partition, double timeout) except -1 nogil   # 0 taken, 1 taken after its owner died
+    cdef void unlock(self, int partition) noexcept nogil
+    cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
+    cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself
+    cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil
+
+cdef inline void mark_dirty(ControlFile control, int partition) noexcept nogil:
+    cdef uint64_t bit = <uint64_t> 1 << (partition & 63)
+    atomic_or(&control.dirty[partition >> 6], bit)
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #define atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define atomic_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
+    #define atomic_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+    #define atomic_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+    #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    uint64_t atomic_or(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_add(uint32_t* p, uint32_t v) nogil
+    uint32_t atomic_load32 "atomic_load"(uint32_t* p) nogil
+    uint64_t atomic_load64 "atomic_load"(uint64_t* p) nogil
+    int64_t atomic_loadi64 "atomic_load"(int64_t* p) nogil
+    void atomic_store32 "atomic_store"(uint32_t* p, uint32_t v) nogil
+    void atomic_store64 "atomic_store"(uint64_t* p, uint64_t v) nogil
+    void atomic_storei64 "atomic_store"(int64_t* p, int64_t v) nogil
+    uint64_t atomic_exchange64 "atomic_exchange"(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_exchange32 "atomic_exchange"(uint32_t* p, uint32_t v) nogil
+    void full_fence() nogil

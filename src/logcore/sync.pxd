@@ -1,0 +1,20 @@
+# cython: language_level=3
+"""Syncing a partition: group commit with one leader, interval duty, poison. No GIL, no Python objects."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from logcore.control cimport control_header_t, partition_slot_t
+
+cdef struct topic_sync_t:                   # one per opened topic and engine; owned by its TopicLog
+    control_header_t* header
+    partition_slot_t* slots
+    uint64_t* dirty
+    int directory_fd                        # of topics/<topic>
+    int partitions
+    int64_t interval_ns                     # 0: no interval duty (durability "os")
+
+cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
+# returns when byte_pos `target` is on disk: 0, or an errno after poisoning the partition for everybody
+
+cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
+# syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due, or -1
