@@ -7,16 +7,19 @@ something. Invariant: a Workload never changes after it was made, so rounds can 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy
 import numpy.typing
 
 POOL = 100_000          # different records; a longer run goes through them again and again
 KEYS = 10_000
-WORDS = "depart arrive cancel divert gate delay board taxi climb cruise land crew fuel cargo hold".split()
+WORDS = ("depart", "arrive", "cancel", "divert", "gate", "delay", "board", "taxi", "climb", "crew", "fuel")
 
+T = TypeVar("T")
 Columns = tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.uint8]]
 
 
@@ -40,20 +43,27 @@ class Workload:
 
     @cached_property
     def calls(self) -> list[tuple[list[bytes], list[bytes]]]:
-        """(values, keys) of each batched call."""
-        starts = range(0, self.count, self.batch)
-        return [(self.values[at : at + self.batch], self.keys[at : at + self.batch]) for at in starts]
+        """(values, keys) of each batched call; calls with the same records share their lists."""
+        values, keys = pool_of_values(self.size), pool_of_keys()
+        return self.per_call(lambda at, end: (values[at:end], keys[at:end]))
 
     @cached_property
     def columns(self) -> list[tuple[Columns, Columns]]:
         """(value columns, key columns) of each batched call: offsets i32[n+1] and bytes u8."""
-        made: dict[tuple[int, int], tuple[Columns, Columns]] = {}
+        values, keys = pool_of_values(self.size), pool_of_keys()
+        return self.per_call(lambda at, end: (as_columns(values[at:end]), as_columns(keys[at:end])))
+
+    def per_call(self, make: Callable[[int, int], T]) -> list[T]:
+        """What `make` makes of each call's range in the pool, made once per range."""
+        if POOL % self.batch:
+            raise ValueError(f"{POOL} records are not a whole number of calls of {self.batch}")
+        made: dict[tuple[int, int], T] = {}
         found = []
         for at in range(0, self.count, self.batch):
-            where = (at % POOL, min(self.batch, self.count - at))
+            start = at % POOL
+            where = (start, start + min(self.batch, self.count - at))
             if where not in made:
-                end = at + where[1]
-                made[where] = (as_columns(self.values[at:end]), as_columns(self.keys[at:end]))
+                made[where] = make(*where)
             found.append(made[where])
         return found
 

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -45,10 +46,8 @@ def load(name: str) -> ModuleType:
 
 def build(source: Path) -> Path:
     """Compile one .pyx, unless this very source is built already; return the library."""
-    import Cython
-
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    facts = source.read_bytes() + f"{Cython.__version__} {suffix} {FLAGS}".encode()
+    facts = source.read_bytes() + f"{version('cython')} {suffix} {FLAGS}".encode()
     directory = BUILD / hashlib.sha256(facts).hexdigest()[:16]
     library = directory / f"{source.stem}{suffix}"
     if library.exists():
