@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""Failpoints: named places where the tests kill, stop or fail a process. Header only; nothing in a normal build.
+"""Failpoints: named places where the tests kill, stop or fail a process. Nothing in a normal build.
 
-Mapped appends make no system call, so no tracer can stop a process between two stores: a failpoint can. Only a
-build with -DPYLOG_FAILPOINTS (tools/build_failpoints.py) has them. There each place counts its hits in the file
-that the environment's PYLOG_FAILPOINTS_FILE names, shared by all processes and modules, and acts where that file
-says so. tests/faults/failpoints.py is the other side and names the same layout. Not for users.
+Mapped appends make no system call, so no tracer can stop a process between two stores: a failpoint can.
+Only a build with -DPYLOG_FAILPOINTS (tools/build_failpoints.py) has them. There each place counts its hits
+in the file that the environment's PYLOG_FAILPOINTS_FILE names, shared by all processes and modules, and
+acts where that file says so. tests/faults/failpoints.py is the other side and names the same layout.
 
 Invariant: without -DPYLOG_FAILPOINTS each of the three is a constant and leaves no instruction behind.
 """
@@ -36,7 +36,7 @@ cdef extern from *:
     enum { PYLOG_FP_NONE, PYLOG_FP_KILL, PYLOG_FP_STOP, PYLOG_FP_EXIT, PYLOG_FP_ABORT, PYLOG_FP_WAIT,
            PYLOG_FP_ERROR_ONCE, PYLOG_FP_ERROR_ALWAYS };
 
-    typedef struct {              /* 128 bytes: two cache lines, so that counting does not join unrelated points */
+    typedef struct {              /* 128 bytes: two cache lines, so that points do not disturb each other */
         char name[64];
         uint32_t state;           /* 0 free, 1 being named, 2 named */
         uint32_t action;          /* written last by the test, with release order */
@@ -57,7 +57,8 @@ cdef extern from *:
         int fd, opened = 2;
         void *mapped;
         if (path != NULL && (fd = open(path, O_RDWR | O_CLOEXEC)) >= 0) {
-            mapped = mmap(NULL, PYLOG_FP_ENTRIES * sizeof(pylog_fp_entry), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            mapped = mmap(NULL, PYLOG_FP_ENTRIES * sizeof(pylog_fp_entry), PROT_READ | PROT_WRITE,
+                          MAP_SHARED, fd, 0);
             close(fd);
             if (mapped != MAP_FAILED) {
                 __atomic_store_n(&pylog_fp_table, (pylog_fp_entry *) mapped, __ATOMIC_RELEASE);
@@ -76,7 +77,8 @@ cdef extern from *:
         for (i = 0; i < PYLOG_FP_ENTRIES; i++) {
             pylog_fp_entry *entry = &pylog_fp_table[i];
             state = 0;
-            if (__atomic_compare_exchange_n(&entry->state, &state, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            if (__atomic_compare_exchange_n(&entry->state, &state, 1, 0, __ATOMIC_ACQ_REL,
+                                            __ATOMIC_ACQUIRE)) {
                 strncpy(entry->name, name, sizeof entry->name - 1);
                 __atomic_store_n(&entry->state, 2, __ATOMIC_RELEASE);
                 return entry;
@@ -102,7 +104,8 @@ cdef extern from *:
         case PYLOG_FP_EXIT: _exit(0);
         case PYLOG_FP_ABORT: abort();
         case PYLOG_FP_WAIT:       /* only this thread waits, until the test disarms the point */
-            while (__atomic_load_n(&entry->action, __ATOMIC_ACQUIRE) == PYLOG_FP_WAIT) nanosleep(&pause, NULL);
+            while (__atomic_load_n(&entry->action, __ATOMIC_ACQUIRE) == PYLOG_FP_WAIT)
+                nanosleep(&pause, NULL);
             break;
         case PYLOG_FP_ERROR_ONCE: case PYLOG_FP_ERROR_ALWAYS: return entry->error;
         }
@@ -117,7 +120,8 @@ cdef extern from *:
         action = __atomic_load_n(&entry->action, __ATOMIC_ACQUIRE);
         if (action != PYLOG_FP_NONE && (entry->pid == 0 || entry->pid == (uint32_t) getpid())) {
             before = __atomic_fetch_sub(&entry->countdown, 1, __ATOMIC_SEQ_CST);
-            if (before == 1 || (before < 1 && action == PYLOG_FP_ERROR_ALWAYS)) result = pylog_fp_act(entry, action);
+            if (before == 1 || (before < 1 && action == PYLOG_FP_ERROR_ALWAYS))
+                result = pylog_fp_act(entry, action);
         }
         errno = saved;
         return result;
@@ -144,9 +148,9 @@ cdef extern from *:
         known; }))
     #endif
     """
-    # counts a hit and does what the test armed here: SIGKILL, SIGSTOP, _exit(0), abort or wait. A string literal.
+    # counts a hit and does what the test armed here: SIGKILL, SIGSTOP, _exit(0), abort, wait. A literal name.
     void failpoint(const char* name) noexcept nogil
-    # the same, and the errno that the call behind it shall pretend to have failed with; 0 where it shall be made
+    # the same, and the errno that the call behind it shall pretend to have failed with; 0: make the call
     int failpoint_errno(const char* name) noexcept nogil
     # True where the self-test of the harness asked for this bug (PYLOG_PLANTED_BUG)
     bint planted(const char* name) noexcept nogil
