@@ -3,7 +3,30 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from logcore.processes cimport REGISTRY_SLOTS, Registry, pthread_mutex_t
+from logcore.linux cimport pthread_mutex_t
+from logcore.processes cimport REGISTRY_SLOTS, Registry
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #define atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define atomic_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
+    #define atomic_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+    #define atomic_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+    #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    uint64_t atomic_or(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_add(uint32_t* p, uint32_t v) nogil
+    uint32_t atomic_load32 "atomic_load"(uint32_t* p) nogil
+    uint64_t atomic_load64 "atomic_load"(uint64_t* p) nogil
+    int64_t atomic_loadi64 "atomic_load"(int64_t* p) nogil
+    void atomic_store32 "atomic_store"(uint32_t* p, uint32_t v) nogil
+    void atomic_store64 "atomic_store"(uint64_t* p, uint64_t v) nogil
+    void atomic_storei64 "atomic_store"(int64_t* p, int64_t v) nogil
+    uint64_t atomic_exchange64 "atomic_exchange"(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_exchange32 "atomic_exchange"(uint32_t* p, uint32_t v) nogil
+    void full_fence() nogil
 
 cdef enum partition_state:
     PARTITION_UNRECOVERED = 0     # nobody of this session has looked yet: recover before use
@@ -41,8 +64,8 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     uint32_t sealed_named_epoch
     uint32_t has_producers                  # a producer block stands in the active segment or in an older footer
     uint64_t active_salt                    # [append lock]
-    uint32_t rolls                          # bumped by each roll, cut and rewrite [append lock]
-    uint32_t reserved32
+    uint32_t rolls                          # odd while the segment names change, even again after [append lock]
+    uint32_t same_boot                      # when made: the segments were last written under this very boot
     uint64_t reserved[2]
 
 cdef struct control_header_t:
@@ -57,8 +80,10 @@ cdef struct control_header_t:
     uint32_t reserved32
     uint8_t uuid[16]
     uint64_t waiters[16]                    # bitmap of registry slots that sleep on this topic
-    uint64_t dirty_words                    # u64 words of the dirty bitmap behind the slots
-    uint64_t reserved[38]                   # pads the header to 512 bytes
+    uint8_t boot_id[16]                     # of the boot whose page cache the slots describe
+    uint64_t device                         # of this very file: a copy is void
+    uint64_t inode
+    uint64_t reserved[36]                   # pads the header to 512 bytes
 
 cdef class ControlFile:
     cdef control_header_t* header
@@ -69,9 +94,16 @@ cdef class ControlFile:
     cdef readonly str path
     cdef readonly int partitions
     cdef readonly bint read_only
+    cdef readonly bint same_boot             # the file before ours, if any, was of this boot and in this place
 
-    cdef int lock(self, int partition, double timeout) except -1 nogil   # 0 taken, 1 taken after its owner died
+    # the append lock: 0 taken, EOWNERDEAD taken from a dead owner (call lock_mended() before unlock()), else an errno
+    cdef int try_lock(self, int partition) noexcept nogil
+    cdef int lock(self, int partition, int64_t timeout_ns) noexcept nogil
+    cdef void lock_mended(self, int partition) noexcept nogil
     cdef void unlock(self, int partition) noexcept nogil
+    cpdef int close(self) except -1
+    cdef bint map_current(self, bytes uuid) except -1
+    cdef int make_new(self, bytes uuid) except -1
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
     cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself
     cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil
@@ -80,24 +112,4 @@ cdef inline void mark_dirty(ControlFile control, int partition) noexcept nogil:
     cdef uint64_t bit = <uint64_t> 1 << (partition & 63)
     atomic_or(&control.dirty[partition >> 6], bit)
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #define atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-    #define atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-    #define atomic_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
-    #define atomic_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
-    #define atomic_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
-    #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-    """
-    uint64_t atomic_or(uint64_t* p, uint64_t v) nogil
-    uint32_t atomic_add(uint32_t* p, uint32_t v) nogil
-    uint32_t atomic_load32 "atomic_load"(uint32_t* p) nogil
-    uint64_t atomic_load64 "atomic_load"(uint64_t* p) nogil
-    int64_t atomic_loadi64 "atomic_load"(int64_t* p) nogil
-    void atomic_store32 "atomic_store"(uint32_t* p, uint32_t v) nogil
-    void atomic_store64 "atomic_store"(uint64_t* p, uint64_t v) nogil
-    void atomic_storei64 "atomic_store"(int64_t* p, int64_t v) nogil
-    uint64_t atomic_exchange64 "atomic_exchange"(uint64_t* p, uint64_t v) nogil
-    uint32_t atomic_exchange32 "atomic_exchange"(uint32_t* p, uint32_t v) nogil
-    void full_fence() nogil
+cdef bytes boot_id()

@@ -1,0 +1,250 @@
+# cython: language_level=3
+"""A topic's control file: what the living processes share about its partitions, in mapped memory.
+
+It is volatile: valid only for one session of the registry (as long as anybody lives). The first opener of a
+session makes it anew under an flock of the topic's directory and leaves every partition UNRECOVERED, so that
+nothing in it outlives the processes that wrote it. Invariant: `end` moves last, by one release store.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from logcore.failpoints cimport failpoint
+from logcore.linux cimport (
+    EBUSY, EOWNERDEAD, LOCK_EX, MAP_FAILED, MAP_SHARED, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW,
+    O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close, file_bytes, flock, mmap, munmap, mutex_lock_within,
+    open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
+    robust_mutex_init,
+)
+from logcore.processes cimport REGISTRY_SLOTS, Registry
+
+import os
+import secrets
+from pathlib import Path
+
+from logcore.errors import DiskFullError, FormatError
+
+cdef enum:
+    CONTROL_VERSION = 1
+    HEADER_BYTES = sizeof(control_header_t)
+    SLOT_BYTES = sizeof(partition_slot_t)
+
+
+cdef bytes boot_id():
+    """The kernel's id of this boot, 16 bytes."""
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+
+
+def control_bytes(partitions: int) -> int:
+    """Size of the control file of a topic."""
+    return HEADER_BYTES + partitions * SLOT_BYTES + ((partitions + 63) // 64) * 8
+
+
+cdef class ControlFile:
+    """The mapped control file of one topic, made or made anew where it is not of this session.
+
+    Raises FormatError, DiskFullError, OSError. Read-only opening never makes one: it raises FileNotFoundError
+    where there is none of this session.
+    """
+
+    def __cinit__(
+        self, directory: str, registry: Registry, uuid: bytes, partitions: int, *, read_only: bool = False
+    ):
+        assert HEADER_BYTES == 512 and SLOT_BYTES == 256 and len(uuid) == 16
+        self.path = directory + "/control"
+        self.registry = registry
+        self.partitions = partitions
+        self.read_only = read_only
+        self.mapping_bytes = control_bytes(partitions)
+        self.same_boot = False
+        if read_only:
+            if not self.map_current(uuid):
+                raise FileNotFoundError(f"{self.path} is not of a living session")
+            return
+        cdef int fd = open_file(os.fsencode(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno), directory)
+        cdef int error
+        try:
+            with nogil:
+                error = flock(fd, LOCK_EX)
+            if error:
+                raise OSError(errno, os.strerror(errno), directory)
+            if not self.map_current(uuid):
+                self.make_new(uuid)
+                if not self.map_current(uuid):
+                    raise FormatError(f"{self.path} changed while it was made: is something else writing there?")
+        finally:
+            close(fd)
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef int close(self) except -1:
+        """Unmap. Nobody may hold a lock of it."""
+        if self.header is not NULL:
+            munmap(self.header, self.mapping_bytes)
+            self.header = NULL
+            self.slots = NULL
+            self.dirty = NULL
+        return 0
+
+    cdef bint map_current(self, bytes uuid) except -1:
+        """Map the file if it is of this session; otherwise note whether it was of this boot and return False."""
+        cdef int fd = open_file(
+            os.fsencode(self.path), (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW
+        )
+        cdef void* mapping
+        cdef control_header_t* header
+        cdef bytes boot = boot_id()
+        if fd < 0:
+            return False
+        try:
+            stat = os.fstat(fd)
+            if file_bytes(fd) != <int64_t> self.mapping_bytes:
+                return False
+            mapping = mmap(
+                NULL, self.mapping_bytes, PROT_READ if self.read_only else PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
+            )
+            if mapping is MAP_FAILED:
+                raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
+        finally:
+            close(fd)
+        header = <control_header_t*> mapping
+        known = (
+            memcmp(header.magic, b"pylogctl", 8) == 0
+            and header.version == CONTROL_VERSION
+            and header.partitions == <uint32_t> self.partitions
+            and memcmp(header.uuid, <const char*> uuid, 16) == 0
+            and header.device == <uint64_t> stat.st_dev
+            and header.inode == <uint64_t> stat.st_ino
+            and memcmp(header.boot_id, <const char*> boot, 16) == 0
+        )
+        if not known or header.session != self.registry.session:
+            self.same_boot = known
+            munmap(mapping, self.mapping_bytes)
+            return False
+        self.header = header
+        self.slots = <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES)
+        self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES + self.partitions * SLOT_BYTES)
+        return True
+
+    cdef int make_new(self, bytes uuid) except -1:
+        """Write a fresh control file under a temporary name and rename it into place."""
+        cdef bytes name = os.fsencode(self.path)
+        cdef bytes temporary = name + b"." + secrets.token_hex(8).encode() + b".tmp"
+        cdef int fd = open_file(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        cdef void* mapping = MAP_FAILED
+        cdef control_header_t* header
+        cdef bytes boot = boot_id()
+        cdef int error
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno), os.fsdecode(temporary))
+        try:
+            stat = os.fstat(fd)
+            error = posix_fallocate(fd, 0, self.mapping_bytes)   # a store into a hole would be a SIGBUS
+            if error:
+                raise DiskFullError(f"no space for {self.path}: {os.strerror(error)}", error)
+            mapping = mmap(NULL, self.mapping_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+            if mapping is MAP_FAILED:
+                raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
+            header = <control_header_t*> mapping
+            memcpy(header.magic, b"pylogctl", 8)
+            header.version = CONTROL_VERSION
+            header.partitions = self.partitions
+            header.session = self.registry.session
+            memcpy(header.uuid, <const char*> uuid, 16)
+            memcpy(header.boot_id, <const char*> boot, 16)
+            header.device = stat.st_dev
+            header.inode = stat.st_ino
+            init_slots(<partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions, self.same_boot)
+            failpoint("control.made")
+            os.rename(temporary, name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        finally:
+            if mapping is not MAP_FAILED:
+                munmap(mapping, self.mapping_bytes)
+            close(fd)
+        return 0
+
+    # ---- the append lock ------------------------------------------------------------------------------
+
+    cdef int try_lock(self, int partition) noexcept nogil:
+        cdef partition_slot_t* slot = &self.slots[partition]
+        cdef int error = pthread_mutex_trylock(&slot.append_lock)
+        if error == 0 or error == EOWNERDEAD:
+            slot.holder = self.registry.slot + 1
+        return error
+
+    cdef int lock(self, int partition, int64_t timeout_ns) noexcept nogil:
+        cdef partition_slot_t* slot = &self.slots[partition]
+        cdef int error = mutex_lock_within(&slot.append_lock, timeout_ns)
+        if error == 0 or error == EOWNERDEAD:
+            slot.holder = self.registry.slot + 1
+        return error
+
+    cdef void lock_mended(self, int partition) noexcept nogil:
+        pthread_mutex_consistent(&self.slots[partition].append_lock)
+
+    cdef void unlock(self, int partition) noexcept nogil:
+        self.slots[partition].holder = 0
+        pthread_mutex_unlock(&self.slots[partition].append_lock)
+
+    # ---- waking ---------------------------------------------------------------------------------------
+
+    cdef void mark_waiting(self) noexcept nogil:
+        """Say that our registry slot sleeps on this topic. Look at the ends again before sleeping."""
+        cdef int slot = self.registry.slot
+        if slot < 0:
+            return
+        atomic_or(&self.header.waiters[slot >> 6], <uint64_t> 1 << (slot & 63))
+        atomic_store32(&self.header.waiting, 1)
+        full_fence()
+
+    cdef void ring(self) noexcept nogil:
+        """Wake whoever marked itself since the last ring."""
+        cdef int i, bit
+        cdef uint64_t word
+        full_fence()
+        if atomic_load32(&self.header.waiting) == 0:
+            return
+        atomic_exchange32(&self.header.waiting, 0)
+        for i in range(REGISTRY_SLOTS // 64):
+            if atomic_load64(&self.header.waiters[i]) == 0:
+                continue
+            word = atomic_exchange64(&self.header.waiters[i], 0)
+            for bit in range(64):
+                if word >> bit & 1:
+                    self.registry.ring(i * 64 + bit)
+
+    cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil:
+        """A pair (end, log_end_offset) that belongs together, without the lock.
+
+        `writing_next_offset` belongs to `end` once `writing_end` equals it; the order of the loads pairs with
+        the order of the stores in the append section (ARCHITECTURE.md, "Publishing").
+        """
+        cdef partition_slot_t* slot = &self.slots[partition]
+        cdef uint64_t seen, staged
+        cdef int64_t staged_next, next_offset_now
+        while True:
+            seen = atomic_load64(&slot.end)
+            staged_next = atomic_loadi64(&slot.writing_next_offset)
+            staged = atomic_load64(&slot.writing_end)
+            next_offset_now = atomic_loadi64(&slot.next_offset)
+            if atomic_load64(&slot.end) == seen:
+                end[0] = seen
+                next_offset[0] = staged_next if staged == seen else next_offset_now
+                return
+
+
+cdef void init_slots(partition_slot_t* slots, int partitions, bint same_boot) noexcept:
+    cdef int i
+    for i in range(partitions):
+        robust_mutex_init(&slots[i].append_lock)
+        robust_mutex_init(&slots[i].sync_lock)
+        slots[i].state = PARTITION_UNRECOVERED
+        slots[i].sealed_base_offset = -1
+        slots[i].same_boot = same_boot

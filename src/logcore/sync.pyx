@@ -1,0 +1,213 @@
+# cython: language_level=3
+"""Syncing a partition: group commit with one leader, interval duty, poison. No GIL, no Python objects.
+
+Whoever holds a partition's sync lock is the leader: it syncs what is published and answers everybody who
+waits, in all processes. A failed sync is never retried as if nothing had happened (reliability.md, danger
+11): the partition is poisoned. Invariant: synced_end moves only after fdatasync of every segment below it,
+and of the directory where a segment is new.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+
+from logcore.control cimport (
+    PARTITION_POISONED, PARTITION_READY, atomic_add, atomic_load32, atomic_load64, atomic_loadi64, atomic_or,
+    atomic_store32, atomic_store64, atomic_storei64, control_header_t, full_fence, partition_slot_t,
+)
+from logcore.failpoints cimport failpoint, failpoint_errno, planted
+from logcore.linux cimport (
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR,
+    clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, openat, pthread_mutex_consistent,
+    pthread_mutex_trylock, pthread_mutex_unlock,
+)
+from logcore.segment cimport NAME_BYTES, segment_name
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    static inline uint64_t clear_bit(uint64_t *word, uint64_t bit) {
+        return __atomic_fetch_and(word, ~bit, __ATOMIC_SEQ_CST);
+    }
+    """
+    uint64_t clear_bit(uint64_t* word, uint64_t bit) nogil
+    int sched_yield() nogil
+
+cdef enum:
+    LINGER_NS = 60_000              # most that a leader waits for the writers of the last round
+    WAIT_NS = 50_000_000            # a waiter looks again after so long, in case the leader died
+
+cdef struct snapshot_t:             # what of a partition belongs together at one instant
+    uint64_t end
+    int64_t next_offset
+    int64_t active_base_offset
+    uint32_t active_named_epoch
+    int64_t sealed_base_offset
+    uint32_t sealed_named_epoch
+
+
+cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil:
+    cdef partition_slot_t* slot = &topic.slots[partition]
+    if atomic_loadi64(&slot.first_unsynced_at) == 0:
+        atomic_storei64(&slot.first_unsynced_at, clock_ns(CLOCK_BOOTTIME))
+        atomic_or(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
+
+
+cdef void take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
+    """Read without the append lock: `rolls` is odd while the names change, and differs after they did."""
+    cdef uint32_t rolls
+    cdef uint64_t staged
+    cdef int64_t staged_next, next_offset
+    while True:
+        rolls = atomic_load32(&slot.rolls)
+        if rolls & 1:
+            sched_yield()
+            continue
+        out.end = atomic_load64(&slot.end)
+        staged_next = atomic_loadi64(&slot.writing_next_offset)
+        staged = atomic_load64(&slot.writing_end)
+        next_offset = atomic_loadi64(&slot.next_offset)
+        out.next_offset = staged_next if staged == out.end else next_offset
+        out.active_base_offset = atomic_loadi64(&slot.active_base_offset)
+        out.active_named_epoch = atomic_load32(&slot.active_named_epoch)
+        out.sealed_base_offset = atomic_loadi64(&slot.sealed_base_offset)
+        out.sealed_named_epoch = atomic_load32(&slot.sealed_named_epoch)
+        full_fence()
+        if atomic_load64(&slot.end) == out.end and atomic_load32(&slot.rolls) == rolls:
+            return
+
+
+cdef int sync_file(topic_sync_t* topic, int partition, int64_t base_offset, uint32_t named_epoch) noexcept nogil:
+    cdef char name[NAME_BYTES]
+    cdef int fd, error = 0
+    segment_name(name, partition, base_offset, named_epoch)
+    fd = openat(topic.directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+    if fd < 0:
+        return errno
+    error = failpoint_errno("sync.fdatasync")
+    if error == 0 and fdatasync(fd) != 0:
+        error = errno
+    if error and planted("retry_failed_sync"):
+        error = 0 if fdatasync(fd) == 0 else errno
+    close(fd)
+    return error
+
+
+cdef int sync_directory(topic_sync_t* topic, int partition) noexcept nogil:
+    cdef char name[NAME_BYTES]
+    cdef int fd, error = 0
+    if planted("no_directory_sync"):
+        return 0
+    snprintf(name, NAME_BYTES, "%d", partition)
+    fd = openat(topic.directory_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+    if fd < 0:
+        return errno
+    if fsync(fd) != 0:
+        error = errno
+    close(fd)
+    return error
+
+
+cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
+    """Sync what is published now; the sync lock is held. 0 or an errno."""
+    cdef partition_slot_t* slot = &topic.slots[partition]
+    cdef snapshot_t now
+    cdef int error = 0
+    cdef uint64_t bit = <uint64_t> 1 << (partition & 63)
+    # first forget that there is anything unsynced, then look: an append behind our look says it anew
+    clear_bit(&topic.dirty[partition >> 6], bit)
+    atomic_storei64(&slot.first_unsynced_at, 0)
+    full_fence()
+    take_snapshot(slot, &now)
+    failpoint("sync.begin")
+    if now.sealed_base_offset >= 0:
+        error = sync_file(topic, partition, now.sealed_base_offset, now.sealed_named_epoch)
+        if error == 0:
+            error = sync_directory(topic, partition)
+    failpoint("sync.sealed")
+    if error == 0:
+        error = sync_file(topic, partition, now.active_base_offset, now.active_named_epoch)
+    if error:
+        atomic_store32(&slot.state, PARTITION_POISONED)
+        return error
+    failpoint("sync.done")
+    topic.syncs += 1
+    if now.sealed_base_offset >= 0:         # a roll waits until this is -1, so nobody else changes it
+        atomic_storei64(&slot.sealed_base_offset, -1)
+    atomic_storei64(&slot.synced_offset, now.next_offset)
+    atomic_store64(&slot.synced_end, now.end)
+    failpoint("sync.stated")
+    return 0
+
+
+cdef void linger(topic_sync_t* topic, partition_slot_t* slot) noexcept nogil:
+    """Give the writers whom the last sync answered a moment to be part of this one."""
+    cdef int64_t until
+    cdef uint64_t wanted = topic.last_round_writers
+    if wanted <= 1:
+        return
+    until = clock_ns(CLOCK_MONOTONIC) + LINGER_NS
+    while atomic_load32(&slot.sync_waiters) + 1 < wanted and clock_ns(CLOCK_MONOTONIC) < until:
+        sched_yield()
+
+
+cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil:
+    cdef partition_slot_t* slot = &topic.slots[partition]
+    cdef uint32_t seen_round
+    cdef int error
+    while True:
+        if atomic_load64(&slot.synced_end) >= target:
+            return 0
+        if atomic_load32(&slot.state) == PARTITION_POISONED:
+            return EIO
+        seen_round = atomic_load32(&slot.sync_round)
+        error = pthread_mutex_trylock(&slot.sync_lock)
+        if error == EBUSY:
+            atomic_add(&slot.sync_waiters, 1)
+            if atomic_load64(&slot.synced_end) < target:
+                futex_wait(&slot.sync_round, seen_round, WAIT_NS)
+            atomic_add(&slot.sync_waiters, <uint32_t> -1)
+            continue
+        if error == EOWNERDEAD:
+            pthread_mutex_consistent(&slot.sync_lock)
+            atomic_store32(&slot.sync_waiters, 0)
+        elif error:
+            return error
+        error = 0
+        if atomic_load64(&slot.synced_end) < target:
+            linger(topic, slot)
+            error = lead(topic, partition)
+            topic.last_round_writers = atomic_load32(&slot.sync_waiters) + 1
+        pthread_mutex_unlock(&slot.sync_lock)
+        atomic_add(&slot.sync_round, 1)
+        if atomic_load32(&slot.sync_waiters):
+            futex_wake(&slot.sync_round, 0x7FFFFFFF)
+        if error:
+            return error
+
+
+cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
+    cdef int word, bit, partition
+    cdef uint64_t dirty
+    cdef int64_t since, age, next_due = -1
+    if topic.interval_ns == 0 or atomic_load32(&topic.header.deleted):
+        return -1
+    for word in range((topic.partitions + 63) // 64):
+        dirty = atomic_load64(&topic.dirty[word])
+        for bit in range(64):
+            if dirty == 0:
+                break
+            if not dirty & 1:
+                dirty >>= 1
+                continue
+            dirty >>= 1
+            partition = word * 64 + bit
+            if atomic_load32(&topic.slots[partition].state) != PARTITION_READY:
+                continue
+            since = atomic_loadi64(&topic.slots[partition].first_unsynced_at)
+            age = now - since if since else topic.interval_ns
+            if age >= topic.interval_ns:
+                sync_partition(topic, partition, atomic_load64(&topic.slots[partition].end))
+            elif next_due < 0 or topic.interval_ns - age < next_due:
+                next_due = topic.interval_ns - age
+    return next_due
