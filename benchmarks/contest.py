@@ -91,3 +91,4 @@ class Contest:
     rows: tuple[Row, ...]
     unit: Unit = "records/s"
     rounds: int | None = None       # where one round is costly: fewer than the run's
+    warm_up: bool = True            # one round more, first, that counts for nothing

@@ -56,10 +56,14 @@ Progress = Callable[[str], None]
 
 
 def run_contest(contest: Contest, rounds: int, scratch: Path, progress: Progress) -> Outcome:
-    """Let the contestants take turns for `rounds` rounds; whoever cannot take part is left out."""
+    """Let the contestants take turns for `rounds` rounds; whoever cannot take part is left out.
+
+    The round before the first is not counted: memory that a virtual machine never used before is several
+    times slower to touch, and would be charged to whoever comes first.
+    """
     outcome = Outcome(contest, {}, {})
     rounds = min(rounds, contest.rounds or rounds)
-    for number in range(rounds):
+    for number in range(-1 if contest.warm_up else 0, rounds):
         for contestant in in_turn(contest.contestants, number):
             if contestant.name in outcome.skipped:
                 continue
@@ -68,6 +72,8 @@ def run_contest(contest: Contest, rounds: int, scratch: Path, progress: Progress
                 timing = take_turn(contestant, scratch)
             except SkippedError as reason:
                 outcome.skipped[contestant.name] = str(reason)
+                continue
+            if number < 0:
                 continue
             samples = outcome.samples.setdefault(contestant.name, Samples())
             samples.figures[number] = figure(contest.unit, contestant.work.count, timing.seconds)

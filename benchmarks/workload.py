@@ -31,6 +31,10 @@ class Workload:
     count: int
     batch: int = POOL
 
+    def __reduce__(self) -> tuple[Callable[..., Workload], tuple[int, int, int]]:
+        """Another process makes the same records itself."""
+        return workload, (self.size, self.count, self.batch)
+
     @cached_property
     def values(self) -> list[bytes]:
         """All values, one after the other."""

@@ -5,7 +5,6 @@ Each takes a fresh directory. What a ceiling does is said in its docstring and i
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -17,6 +16,7 @@ import zstandard
 
 from benchmarks import probe
 from benchmarks.contest import Operation, Timed, Timing
+from benchmarks.processes import children
 from benchmarks.workload import Workload
 
 ROW_HEADER = 16
@@ -187,27 +187,22 @@ def futex_ping(busy: bool) -> Operation:
     @contextmanager
     def operation(directory: Path, work: Workload) -> Iterator[Timed]:
         shared = SharedMemory(create=True, size=4096)
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        sleeper = context.Process(target=futex_sleeper, args=(shared.name, work.count, theirs), daemon=True)
-        sleeper.start()
-        ours.recv()
-
-        def timed() -> Timing:
-            probe.load("waits").ping(shared.buf, work.count, PING_INTERVAL, busy)
-            return percentiles(ours.recv())
-
         try:
-            yield timed
+            with children(1, futex_sleeper, shared.name, work.count) as (sleeper,):
+
+                def timed() -> Timing:
+                    probe.load("waits").ping(shared.buf, work.count, PING_INTERVAL, busy)
+                    return percentiles(sleeper.receive())
+
+                yield timed
         finally:
-            sleeper.join(10)
             shared.close()
             shared.unlink()
 
     return operation
 
 
-def futex_sleeper(name: str, count: int, pipe: Connection) -> None:
+def futex_sleeper(number: int, name: str, count: int, pipe: Connection) -> None:
     """The other process: sleep, note, sleep again; send all delays at the end."""
     waits = probe.load("waits")
     shared = SharedMemory(name=name)
