@@ -4,7 +4,7 @@
     python tools/build_failpoints.py --sanitize     # build/sanitized: the same under ASAN and UBSAN
 
 Each is a tree of its own, to be put first on PYTHONPATH; the normal extension modules are not touched. A
-module is built again only when its source, a header that it cimports, or a flag changed. Prints the directory.
+module is built again when its source, a header that it cimports, or a flag changed. Prints the directory.
 """
 
 from __future__ import annotations
