@@ -112,4 +112,4 @@ def growth(counts: tuple[int, ...]) -> Contest:
         ]
         rows.append(row(f"growth: append_many, {count // 1000:,} k records", ours, probe, 1.4))
     parts = tuple(contestants), tuple(rows)
-    return Contest("growth, append", 100, "raw", "os", *parts, rounds=3, warm_up=False)
+    return Contest("growth, append", 100, "raw", "os", *parts, rounds=3)

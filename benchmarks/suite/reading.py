@@ -80,4 +80,4 @@ def growth(counts: tuple[int, ...]) -> Contest:
         probe, ours = f"row format, {count}", f"poll, {count}"
         contestants += [Contestant(probe, ceilings.poll, work), Contestant(ours, read.poll(RAW), work)]
         rows.append(Row(f"growth: poll(1000), {count // 1000:,} k records", ours, probe, Goal(1.2)))
-    return Contest("growth, read", 100, "raw", "os", tuple(contestants), tuple(rows), rounds=3, warm_up=False)
+    return Contest("growth, read", 100, "raw", "os", tuple(contestants), tuple(rows), rounds=3)
