@@ -221,7 +221,7 @@ def assert_scan_agrees(path: str, data: bytes) -> None:
     assert [e.position for e in entries if isinstance(e, ScannedFooter)] == (
         [expected.footer.position] if expected.footer else []
     )
-    # Remains behind a zero word at the end of a file belong to an interrupted append: the walk may ignore them.
+    # Remains behind a zero word at the end belong to an interrupted append: the walk may ignore them.
     told = [(e.position, e.position + e.length) for e in entries if isinstance(e, ScannedBreak)]
     broken = [(a_break.position, a_break.end) for a_break in expected.breaks]
     assert told == broken or (told == broken[:-1] and not any(data[broken[-1][0] :][:8]))
