@@ -1,0 +1,13 @@
+# cython: language_level=3
+"""Record headers: (name, value) pairs as bytes and back."""
+
+from libc.stdint cimport uint8_t
+
+cdef bytes encode_headers(object headers)
+# None, dict or iterable of (str, bytes | None) -> the bytes of FORMAT.md section 4; TypeError, ValueError
+
+cdef list decode_headers(const uint8_t* data, Py_ssize_t size)
+# [(name, value or None)]; ValueError where the bytes are not what the format says
+
+cdef int check_headers(const uint8_t* data, Py_ssize_t size) except -1
+# ValueError where decode_headers() would raise it

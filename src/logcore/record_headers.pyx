@@ -1,0 +1,134 @@
+# cython: language_level=3
+"""The headers of one record as bytes and back (FORMAT.md, section 4).
+
+No meaning is given to any name here. Invariant: order and duplicates are kept, and no byte outside of the
+`size` that was given is read, whatever the lengths inside say.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from logcore.errors import RecordTooLargeError
+from logcore.format cimport MAX_BATCH_BYTES, MAX_HEADERS_PER_RECORD, load16, load32, store16, store32
+
+cdef enum:
+    MAX_NAME_BYTES = 65535
+    FIXED_BYTES = 6                      # u16 name length, i32 value length
+
+
+cdef tuple one_header(object item):
+    """Check one (name, value) and encode its name."""
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError("headers are a dict or an iterable of (name, value)")
+    name, value = item
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a header is str, not {type(name).__name__}")
+    if value is not None and not isinstance(value, bytes):
+        raise TypeError(f"the value of header {name!r} is bytes or None, not {type(value).__name__}")
+    try:
+        encoded = (<str> name).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the name of header {name!r} cannot be encoded as UTF-8") from None
+    if len(encoded) > MAX_NAME_BYTES:
+        raise ValueError(f"the name of a header has {len(encoded)} bytes, beyond the limit of {MAX_NAME_BYTES}")
+    return encoded, value
+
+
+cdef bytes encode_headers(object headers):
+    cdef list pairs
+    cdef bytes joined, name, value
+    cdef int64_t size = 0
+    cdef uint8_t* at
+    if headers is None:
+        return b""
+    if isinstance(headers, (str, bytes)):
+        raise TypeError(f"headers are a dict or an iterable of (name, value), not {type(headers).__name__}")
+    pairs = [one_header(item) for item in (headers.items() if isinstance(headers, dict) else headers)]
+    if len(pairs) > MAX_HEADERS_PER_RECORD:
+        raise ValueError(f"a record has {len(pairs)} headers, beyond the limit of {MAX_HEADERS_PER_RECORD}")
+    for name, value in pairs:
+        size += FIXED_BYTES + len(name) + (0 if value is None else len(value))
+    if size > MAX_BATCH_BYTES:
+        raise RecordTooLargeError(
+            f"headers of {size} bytes are beyond the limit of {MAX_BATCH_BYTES}", size=size, limit=MAX_BATCH_BYTES
+        )
+    joined = PyBytes_FromStringAndSize(NULL, size)
+    at = <uint8_t*> PyBytes_AS_STRING(joined)
+    for name, value in pairs:
+        store16(at, <uint16_t> PyBytes_GET_SIZE(name))
+        memcpy(at + 2, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        at += 2 + PyBytes_GET_SIZE(name)
+        if value is None:
+            store32(at, <uint32_t> -1)
+            at += 4
+        else:
+            store32(at, <uint32_t> PyBytes_GET_SIZE(value))
+            memcpy(at + 4, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            at += 4 + PyBytes_GET_SIZE(value)
+    return joined
+
+
+cdef Py_ssize_t header_bytes(const uint8_t* data, Py_ssize_t left) noexcept nogil:
+    """Length of the header that begins at `data`, or -1 where it does not end inside `left` bytes."""
+    cdef Py_ssize_t name_bytes
+    cdef int32_t value_bytes
+    if left < FIXED_BYTES:
+        return -1
+    name_bytes = load16(data)
+    if name_bytes > left - FIXED_BYTES:
+        return -1
+    value_bytes = <int32_t> load32(data + 2 + name_bytes)
+    if value_bytes < -1 or value_bytes > left - FIXED_BYTES - name_bytes:
+        return -1
+    return FIXED_BYTES + name_bytes + (0 if value_bytes < 0 else value_bytes)
+
+
+cdef list decode_headers(const uint8_t* data, Py_ssize_t size):
+    cdef list headers = []
+    cdef Py_ssize_t at = 0, length, name_bytes
+    cdef int32_t value_bytes
+    while at < size:
+        length = header_bytes(data + at, size - at)
+        if length < 0:
+            raise ValueError("a record header ends outside of its record")
+        name_bytes = load16(data + at)
+        value_bytes = <int32_t> load32(data + at + 2 + name_bytes)
+        headers.append((
+            PyUnicode_DecodeUTF8(<char*> data + at + 2, name_bytes, NULL),
+            None if value_bytes < 0 else PyBytes_FromStringAndSize(
+                <const char*> data + at + FIXED_BYTES + name_bytes, value_bytes
+            ),
+        ))
+        at += length
+    return headers
+
+
+cdef int check_headers(const uint8_t* data, Py_ssize_t size) except -1:
+    cdef Py_ssize_t at = 0, length, i
+    cdef uint8_t high
+    while at < size:
+        length = header_bytes(data + at, size - at)
+        if length < 0:
+            raise ValueError("a record header ends outside of its record")
+        high = 0
+        for i in range(load16(data + at)):
+            high |= data[at + 2 + i]
+        if high & 0x80:                  # UnicodeDecodeError is a ValueError
+            PyUnicode_DecodeUTF8(<char*> data + at + 2, load16(data + at), NULL)
+        at += length
+    return 0
+
+
+def headers_to_bytes(headers):
+    """Encode headers (None, dict, or iterable of (str, bytes or None)) as they stand in a batch.
+
+    Raises TypeError or ValueError that names the bad header or the limit.
+    """
+    return encode_headers(headers)
+
+
+def headers_from_bytes(bytes data not None):
+    """Decode what headers_to_bytes() made; ValueError where the bytes are damaged."""
+    return decode_headers(<const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
