@@ -1,0 +1,118 @@
+"""pylog: the event log that a Python program embeds.
+
+`pylog.open(directory)` is the door; everything a program needs is an attribute of this module. Invariant:
+importing it costs almost nothing; names load what they need when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False  # what type checkers take for true; importing typing would cost more than all the rest
+
+if TYPE_CHECKING:
+    from pylog.config import TopicConfig as TopicConfig
+    from pylog.embedded.engine import EmbeddedEngine
+    from pylog.engine import Consumer as Consumer
+    from pylog.engine import Engine as Engine
+    from pylog.engine import Producer as Producer
+    from pylog.errors import BufferFullError as BufferFullError
+    from pylog.errors import CircuitOpenError as CircuitOpenError
+    from pylog.errors import ClosedError as ClosedError
+    from pylog.errors import ConfigError as ConfigError
+    from pylog.errors import CorruptionError as CorruptionError
+    from pylog.errors import DiskFullError as DiskFullError
+    from pylog.errors import DurabilityError as DurabilityError
+    from pylog.errors import FencedError as FencedError
+    from pylog.errors import FormatError as FormatError
+    from pylog.errors import IllegalGenerationError as IllegalGenerationError
+    from pylog.errors import LeaseLostError as LeaseLostError
+    from pylog.errors import LockTimeoutError as LockTimeoutError
+    from pylog.errors import LogTruncatedError as LogTruncatedError
+    from pylog.errors import NoRespondersError as NoRespondersError
+    from pylog.errors import OffsetOutOfRangeError as OffsetOutOfRangeError
+    from pylog.errors import PartialAppendError as PartialAppendError
+    from pylog.errors import PylogError as PylogError
+    from pylog.errors import ReadOnlyError as ReadOnlyError
+    from pylog.errors import RecordTooLargeError as RecordTooLargeError
+    from pylog.errors import RemoteError as RemoteError
+    from pylog.errors import RequestTimeoutError as RequestTimeoutError
+    from pylog.errors import SerializationError as SerializationError
+    from pylog.errors import TopicConfigError as TopicConfigError
+    from pylog.errors import TopicExistsError as TopicExistsError
+    from pylog.errors import UnknownTopicError as UnknownTopicError
+    from pylog.errors import UnsupportedError as UnsupportedError
+    from pylog.errors import VersionConflictError as VersionConflictError
+    from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
+    from pylog.records import Record as Record
+    from pylog.records import RecordBatch as RecordBatch
+    from pylog.records import RecordId as RecordId
+    from pylog.records import RecordIds as RecordIds
+    from pylog.records import RecoveryReport as RecoveryReport
+    from pylog.records import TopicDescription as TopicDescription
+    from pylog.records import TopicPartition as TopicPartition
+    from pylog.serdes import Serde as Serde
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "pylog.config": ("TopicConfig",),
+    "pylog.engine": ("Consumer", "Engine", "Producer"),
+    "pylog.records": (
+        "OffsetAndTimestamp",
+        "Record",
+        "RecordBatch",
+        "RecordId",
+        "RecordIds",
+        "RecoveryReport",
+        "TopicDescription",
+        "TopicPartition",
+    ),
+    "pylog.serdes": ("Serde",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    create: bool = True,
+    lock_timeout: float = 10.0,
+) -> EmbeddedEngine:
+    """Open a data directory, and make it where there is none.
+
+    Args:
+        path: The directory. Any number of processes of this host may have it open.
+        read_only: Write nothing at all, not even locks: for inspection, or without write permission.
+        create: Whether a directory that is missing or empty becomes a new log.
+        lock_timeout: Seconds that an append waits for a living process that holds the partition's lock.
+
+    Raises:
+        FormatError: the directory is not pylog's, or of a newer version.
+        UnsupportedError: the path is a URL, or lies on a network file system.
+        OSError: the directory cannot be made, read or written.
+    """
+    from pylog.embedded.engine import EmbeddedEngine
+
+    return EmbeddedEngine(path, read_only=read_only, create=create, lock_timeout=lock_timeout)
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name.endswith("Error"):
+        found = getattr(importlib.import_module("pylog.errors"), name, None)
+    else:
+        home = _HOME_OF.get(name)
+        found = getattr(importlib.import_module(home), name) if home else None
+    if found is None:
+        raise AttributeError(f"module 'pylog' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    from pylog.errors import __all__ as errors
+
+    return sorted([*globals(), *_HOME_OF, *errors])

@@ -1,0 +1,221 @@
+"""Options of topics, producers and consumers: names, defaults, limits, and the check of what a user gave.
+
+Pure: no files. Kafka's keys with underscores, the unit last. Invariant: whatever these return is complete and
+within its limits, and whatever they refuse is named in a ConfigError together with what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypedDict, get_args
+
+from pylog.errors import ConfigError
+
+Durability = Literal["os", "interval", "sync"]
+Partitioner = Literal["murmur2", "xxh3"]
+Compression = Literal["none", "zstd"]
+Isolation = Literal["published", "synced"]
+OffsetReset = Literal["earliest", "latest", "error"]
+WhenFull = Literal["block", "raise"]
+IfExists = Literal["compare", "raise"]
+OnTruncate = Literal["resume", "raise"]
+
+MAX_PARTITIONS = 100_000
+MIN_SEGMENT_BYTES = 16 << 10
+MAX_SEGMENT_BYTES = 1 << 30
+MAX_RECORD_BYTES = 64 << 20
+"""The most that max_record_bytes may say."""
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
+
+
+class TopicOptions(TypedDict, total=False):
+    """What create_topic takes besides the shape of the topic; alter_topic takes ALTERABLE of them."""
+
+    segment_bytes: int
+    durability: Durability
+    compression_type: Compression
+    max_record_bytes: int
+    sync_interval_ms: int
+    max_unsynced_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfig:
+    """The configuration that is stored with a topic and holds for all its writers."""
+
+    segment_bytes: int = 64 << 20
+    """The most bytes of one segment file."""
+    durability: Durability = "interval"
+    """What an append waits for, and who syncs: see README."""
+    compression_type: Compression = "none"
+    """How producers and append_many compress each batch."""
+    max_record_bytes: int = 1 << 20
+    """The most bytes of key, value and headers of one record."""
+    sync_interval_ms: int = 100
+    """With durability="interval": the age that an unsynced byte may reach."""
+    max_unsynced_bytes: int = 64 << 20
+    """With durability="interval": appends wait rather than leave more than this unsynced in a partition."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return all keys and their values."""
+        return asdict(self)
+
+
+class ProducerOptions(TypedDict, total=False):
+    """What engine.producer takes by keyword."""
+
+    linger_ms: float
+    batch_bytes: int
+    buffer_bytes: int
+    when_full: WhenFull
+    durability: Durability | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerConfig:
+    """How a producer collects records into batches."""
+
+    linger_ms: float = 5.0
+    """The longest that a record stays in the buffer before a flush begins by itself."""
+    batch_bytes: int = 256 << 10
+    """A batch that has grown to this is written at once."""
+    buffer_bytes: int = 32 << 20
+    """The most that all unwritten records of the producer may take."""
+    when_full: WhenFull = "block"
+    """What `send` does where the buffer is full: wait for room, or raise BufferFullError."""
+    durability: Durability | None = None
+    """What a flush waits for; None takes the topic's."""
+
+
+def check_name(name: object, what: str) -> str:
+    """Return `name` if it may be the name of a topic, group or producer, since those become paths.
+
+    Raises:
+        TypeError: it is no str.
+        ConfigError: it is empty, too long, has another character, or starts with "." or "-".
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {what} is a str, not {type(name).__name__}")
+    if not NAME.fullmatch(name) or name[0] in ".-":
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise ConfigError(
+            f"{shown!r} cannot name a {what}: "
+            "a name is 1 to 200 of A-Z a-z 0-9 . _ - and starts with neither . nor -"
+        )
+    return name
+
+
+def check_count(value: object, option: str, least: int, most: int) -> int:
+    """Return `value` if it is an int (no bool) in [least, most]; TypeError or ConfigError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} is an int, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ConfigError(f"{option}={value} is out of range: {least} to {most} are allowed")
+    return value
+
+
+def check_seconds(value: object, option: str) -> float | None:
+    """Return a timeout in seconds: None waits for ever, 0 does not wait."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{option} is a number of seconds or None, not {type(value).__name__}")
+    if not 0 <= value <= 1e9:
+        raise ConfigError(f"{option}={value} is out of range: seconds from 0 up, or None to wait for ever")
+    return float(value)
+
+
+def check_choice(value: object, option: str, choices: Collection[str]) -> str:
+    """Return `value` if it is one of `choices`; ConfigError with all of them otherwise."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{option}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_known(given: Mapping[str, object], known: Collection[str], what: str) -> None:
+    """Refuse options that do not exist, naming the nearest one that does."""
+    for option in given:
+        if option not in known:
+            import difflib  # not needed by a program that makes no mistakes
+
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            there = ", ".join(sorted(known))
+            raise ConfigError(f"{what} has no option {option!r}{hint} (there are: {there})")
+
+
+def count_between(least: int, most: int) -> Callable[[object, str], object]:
+    """Return a check for whole numbers in [least, most]."""
+    return lambda value, option: check_count(value, option, least, most)
+
+
+def one_of(choices: Any) -> Callable[[object, str], object]:
+    """Return a check for the members of a Literal."""
+    return lambda value, option: check_choice(value, option, get_args(choices))
+
+
+TOPIC_CHECKS: dict[str, Callable[[object, str], object]] = {
+    "segment_bytes": count_between(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES),
+    "durability": one_of(Durability),
+    "compression_type": one_of(Compression),
+    "max_record_bytes": count_between(1, MAX_RECORD_BYTES),
+    "sync_interval_ms": count_between(1, 3_600_000),
+    "max_unsynced_bytes": count_between(64 << 10, 1 << 40),
+}
+ALTERABLE = frozenset(TOPIC_CHECKS) - {"segment_bytes"}
+"""Options that alter_topic may change; those of the shape of a topic stay as it was created."""
+
+
+def topic_config(given: Mapping[str, object], stored: TopicConfig | None = None) -> TopicConfig:
+    """Return the stored (or default) configuration with the given options in their place.
+
+    Raises:
+        TypeError: an option has a value of the wrong type.
+        ConfigError: an option is unknown, out of range, or does not fit another one.
+    """
+    check_known(given, TOPIC_CHECKS, "a topic")
+    checked: dict[str, Any] = {option: TOPIC_CHECKS[option](value, option) for option, value in given.items()}
+    config = replace(stored or TopicConfig(), **checked)
+    room = config.segment_bytes - 8192
+    if config.max_record_bytes > room:
+        if "max_record_bytes" in given:
+            raise ConfigError(
+                f"max_record_bytes={config.max_record_bytes} does not fit "
+                f"segment_bytes={config.segment_bytes}: at most {room} are possible"
+            )
+        config = replace(config, max_record_bytes=room)
+    return config
+
+
+def config_differences(stored: TopicConfig, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """Return {option: (stored, given)} for the given options that are not stored so."""
+    check_known(given, TOPIC_CHECKS, "a topic")
+    found: dict[str, tuple[object, object]] = {}
+    for option, value in given.items():
+        TOPIC_CHECKS[option](value, option)
+        if getattr(stored, option) != value:
+            found[option] = (getattr(stored, option), value)
+    return found
+
+
+def producer_config(given: Mapping[str, object]) -> ProducerConfig:
+    """Return the complete options of a producer; TypeError or ConfigError as topic_config()."""
+    check_known(given, [option.name for option in fields(ProducerConfig)], "a producer")
+    config = ProducerConfig(**given)  # type: ignore[arg-type]  # each is checked right here
+    linger = check_seconds(config.linger_ms, "linger_ms")
+    if linger is None or linger > 3_600_000:
+        raise ConfigError(f"linger_ms={config.linger_ms} is out of range: milliseconds from 0 to 3600000")
+    check_count(config.batch_bytes, "batch_bytes", 1 << 10, 64 << 20)
+    check_count(config.buffer_bytes, "buffer_bytes", 64 << 10, 1 << 40)
+    check_choice(config.when_full, "when_full", get_args(WhenFull))
+    if config.durability is not None:
+        check_choice(config.durability, "durability", get_args(Durability))
+    if config.buffer_bytes < config.batch_bytes:
+        raise ConfigError(
+            f"buffer_bytes={config.buffer_bytes} is less than batch_bytes={config.batch_bytes}: "
+            "no batch would fit"
+        )
+    return config

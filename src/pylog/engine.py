@@ -1,0 +1,289 @@
+"""The seam: what an engine, a producer and a consumer are, whatever stands behind them.
+
+Protocols only. Patterns, queues and event sourcing are written against these and never import an engine,
+which is what lets them run on every engine. Invariant: what an engine cannot do is missing from its
+`capabilities` and raises UnsupportedError when it is asked for, never later and never by doing less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, Unpack, runtime_checkable
+
+from pylog.config import (
+    Durability,
+    IfExists,
+    Isolation,
+    OffsetReset,
+    OnTruncate,
+    Partitioner,
+    ProducerOptions,
+    TopicOptions,
+)
+from pylog.records import (
+    OffsetAndTimestamp,
+    Record,
+    RecordBatch,
+    RecordId,
+    RecoveryReport,
+    TopicDescription,
+    TopicPartition,
+)
+from pylog.serdes import Serde
+
+Capability = Literal[
+    "append_returns_offset",  # engine.append is visible on return and says where
+    "durability_per_call",  # durability= on append and producer
+    "synced_offset",  # engine.synced_offset and isolation="synced"
+    "columnar_batches",  # consumer.batches() without a copy
+    "producer_resume",  # producer.resume_from and last_sequence
+    "recover",  # engine.recover
+]
+
+Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
+Columns = tuple[Any, Any]
+"""(offsets int32[n+1], bytes): numpy arrays or anything with the buffer protocol."""
+Values = Sequence[bytes | None] | Columns | Any
+"""A list, a pair of columns, or an Arrow array of binary."""
+Partitions = Iterable[TopicPartition | tuple[str, int]]
+OnDelivery = Callable[[Sequence[RecordId], BaseException | None], None]
+TruncateCallback = Callable[[TopicPartition, int, int], None]
+"""Called with the partition, the offset that was next, and the one at which reading goes on."""
+
+
+@runtime_checkable
+class Producer(Protocol):
+    """Collects records into batches. May be shared by threads; leaving its block flushes."""
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        key: Any = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp: int | None = None,
+        sequence: int | None = None,
+    ) -> None:
+        """Put one record into the buffer: no acknowledgement. A failed flush raises from the next call."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Write all that was sent before; raises what went wrong and keeps the records."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+    def last_sequence(self, topic: str, partition: int) -> int | None:
+        """Return the sequence of the last record of this producer_id in the partition, or None."""
+
+    def resume_from(self, topic: str) -> int:
+        """Return the first sequence that may be missing from the topic."""
+
+    def metrics(self) -> dict[str, int]:
+        """Return counters since it was opened."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """Reads partitions and remembers how far. Belongs to one thread."""
+
+    def subscribe(self, topics: str | Iterable[str]) -> None:
+        """Read all partitions of the topics as the member of the group."""
+
+    def assign(self, partitions: Partitions) -> None:
+        """Read exactly these partitions, in no group membership; commits still go to the group, if any."""
+
+    def unsubscribe(self) -> None:
+        """Read nothing from now on."""
+
+    def assignment(self) -> list[TopicPartition]:
+        """Return what is read now."""
+
+    def poll(self, max_records: int = 500, timeout: float | None = 0.0) -> list[Record]:
+        """Return up to max_records, waiting up to timeout seconds (None: for ever) for the first."""
+
+    def batches(self, timeout: float | None = None) -> Iterator[RecordBatch]:
+        """Yield columnar batches; ends where nothing came for timeout seconds."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield records; ends only where the consumer was given a timeout."""
+
+    def position(self, partition: TopicPartition | tuple[str, int]) -> int:
+        """Return the offset of the next record that the application is given."""
+
+    def seek(self, partition: TopicPartition | tuple[str, int], offset: int) -> None:
+        """Go on at an offset, which must be one of the log's or its end."""
+
+    def seek_to_beginning(self, partitions: Partitions | None = None) -> None:
+        """Go on at the log start offset of the partitions, or of all."""
+
+    def seek_to_end(self, partitions: Partitions | None = None) -> None:
+        """Go on at the log end offset of the partitions, or of all."""
+
+    def seek_to_time(self, time: int | datetime, partitions: Partitions | None = None) -> None:
+        """Go on at the first record with a timestamp (ns, or a datetime) at or after `time`."""
+
+    def committed(self, partition: TopicPartition | tuple[str, int]) -> int | None:
+        """Return the group's committed offset: the next to read."""
+
+    def commit(self, offsets: Mapping[TopicPartition | tuple[str, int], int] | None = None) -> None:
+        """Commit the given offsets, or what the application was given so far."""
+
+    def pause(self, partitions: Partitions | None = None) -> None:
+        """Give nothing of these partitions until resume()."""
+
+    def resume(self, partitions: Partitions | None = None) -> None:
+        """Undo pause()."""
+
+    def paused(self) -> list[TopicPartition]:
+        """Return what is paused."""
+
+    def beginning_offsets(self, partitions: Partitions | None = None) -> dict[TopicPartition, int]:
+        """Return the log start offset of each."""
+
+    def end_offsets(self, partitions: Partitions | None = None) -> dict[TopicPartition, int]:
+        """Return the log end offset of each."""
+
+    def offsets_for_times(
+        self, times: Mapping[TopicPartition | tuple[str, int], int | datetime]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        """Return for each the first record at or after the time, or None."""
+
+    def metrics(self) -> dict[str, int]:
+        """Return counters since it was opened."""
+
+    def close(self) -> None:
+        """End. Commits nothing."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """An opened log: a data directory, or a cluster. May be shared by threads."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this engine can do beyond what every engine can."""
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        partitioner: Partitioner | None = None,
+        if_exists: IfExists = "compare",
+        **config: Unpack[TopicOptions],
+    ) -> TopicDescription:
+        """Make a topic; where it exists and agrees with all that is given here, take it as it is."""
+
+    def describe_topic(self, name: str) -> TopicDescription:
+        """Return a topic's shape and configuration."""
+
+    def alter_topic(self, name: str, **config: Unpack[TopicOptions]) -> TopicDescription:
+        """Change configuration that may be changed."""
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and all its records."""
+
+    def list_topics(self) -> list[str]:
+        """Return the names of all topics, sorted."""
+
+    def append(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        *,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp: int | None = None,
+        durability: Durability | None = None,
+    ) -> RecordId:
+        """Append one record; visible on return."""
+
+    def append_many(
+        self,
+        topic: str,
+        values: Values,
+        keys: Values | None = None,
+        *,
+        partition: int | None = None,
+        timestamps: Any = None,
+        durability: Durability | None = None,
+    ) -> Sequence[RecordId]:
+        """Append many records; each batch of them is all or nothing."""
+
+    def read(
+        self,
+        topic: str,
+        partition: int | None = None,
+        offset: int | None = None,
+        *,
+        isolation: Isolation = "published",
+    ) -> Iterator[Record]:
+        """Yield the records that are there now, from an offset or the beginning."""
+
+    def producer(
+        self,
+        *,
+        producer_id: str | None = None,
+        on_delivery: OnDelivery | None = None,
+        key_serde: str | Serde | None = None,
+        value_serde: str | Serde | None = None,
+        **options: Unpack[ProducerOptions],
+    ) -> Producer:
+        """Open a producer."""
+
+    def consumer(
+        self,
+        topics: str | Iterable[str] | None = None,
+        *,
+        group: str | None = None,
+        auto_offset_reset: OffsetReset = "latest",
+        isolation: Isolation = "published",
+        timeout: float | None = None,
+        on_truncate: OnTruncate | TruncateCallback = "resume",
+        key_serde: str | Serde | None = None,
+        value_serde: str | Serde | None = None,
+    ) -> Consumer:
+        """Open a consumer, subscribed where topics are given."""
+
+    def log_start_offset(self, topic: str, partition: int) -> int:
+        """Return the offset of the first record that is there."""
+
+    def log_end_offset(self, topic: str, partition: int) -> int:
+        """Return the offset that the next record gets."""
+
+    def synced_offset(self, topic: str, partition: int) -> int:
+        """Return the offset below which a power cut takes nothing."""
+
+    def sync(self, topic: str | None = None, partition: int | None = None) -> None:
+        """Return when all that is visible now is on disk."""
+
+    def recover(self, topic: str, partition: int) -> None:
+        """Take a partition whose sync failed into use again, cut at its synced offset."""
+
+    def recovery_reports(self) -> list[RecoveryReport]:
+        """Return what recovery did since this engine was opened."""
+
+    def metrics(self) -> dict[str, int]:
+        """Return counters since it was opened."""
+
+    def close(self) -> None:
+        """Close its producers and consumers, sync, and end."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
