@@ -62,11 +62,13 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     int64_t sealed_base_offset              # a sealed segment not yet synced, or -1 [append lock]
     uint64_t sealed_end                     # byte_pos of its end
     uint32_t sealed_named_epoch
-    uint32_t has_producers                  # a producer block stands in the active segment or in an older footer
+    uint32_t reserved32
     uint64_t active_salt                    # [append lock]
     uint32_t rolls                          # odd while the segment names change, even again after [append lock]
     uint32_t same_boot                      # when made: the segments were last written under this very boot
-    uint64_t reserved[2]
+    uint32_t recovered                      # recoveries in this session or, on the same boot, before: `end` is known
+    uint32_t producers                      # entries that the next footer will need
+    uint64_t reserved
 
 cdef struct control_header_t:
     uint8_t magic[8]                        # b"pylogctl"
@@ -94,7 +96,6 @@ cdef class ControlFile:
     cdef readonly str path
     cdef readonly int partitions
     cdef readonly bint read_only
-    cdef readonly bint same_boot             # the file before ours, if any, was of this boot and in this place
 
     # the append lock: 0 taken, EOWNERDEAD taken from a dead owner (call lock_mended() before unlock()), else an errno
     cdef int try_lock(self, int partition) noexcept nogil
@@ -104,6 +105,7 @@ cdef class ControlFile:
     cpdef int close(self) except -1
     cdef bint map_current(self, bytes uuid) except -1
     cdef int make_new(self, bytes uuid) except -1
+    cdef void* older                         # the mapped file of the session before, while ours is made
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
     cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself
     cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil

@@ -57,7 +57,6 @@ cdef class ControlFile:
         self.partitions = partitions
         self.read_only = read_only
         self.mapping_bytes = control_bytes(partitions)
-        self.same_boot = False
         if read_only:
             if not self.map_current(uuid):
                 raise FileNotFoundError(f"{self.path} is not of a living session")
@@ -77,6 +76,9 @@ cdef class ControlFile:
                     raise FormatError(f"{self.path} changed while it was made: is something else writing there?")
         finally:
             close(fd)
+            if self.older is not NULL:
+                munmap(self.older, self.mapping_bytes)
+                self.older = NULL
 
     def __dealloc__(self):
         self.close()
@@ -91,7 +93,7 @@ cdef class ControlFile:
         return 0
 
     cdef bint map_current(self, bytes uuid) except -1:
-        """Map the file if it is of this session; otherwise note whether it was of this boot and return False."""
+        """Map the file if it is of this session; otherwise keep it as `older` if it was of this boot, and say False."""
         cdef int fd = open_file(
             os.fsencode(self.path), (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW
         )
@@ -122,8 +124,10 @@ cdef class ControlFile:
             and memcmp(header.boot_id, <const char*> boot, 16) == 0
         )
         if not known or header.session != self.registry.session:
-            self.same_boot = known
-            munmap(mapping, self.mapping_bytes)
+            if known and self.older is NULL and not self.read_only:
+                self.older = mapping
+            else:
+                munmap(mapping, self.mapping_bytes)
             return False
         self.header = header
         self.slots = <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES)
@@ -158,7 +162,10 @@ cdef class ControlFile:
             memcpy(header.boot_id, <const char*> boot, 16)
             header.device = stat.st_dev
             header.inode = stat.st_ino
-            init_slots(<partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions, self.same_boot)
+            init_slots(
+                <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions,
+                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES),
+            )
             failpoint("control.made")
             os.rename(temporary, name)
         except BaseException:
@@ -240,11 +247,18 @@ cdef class ControlFile:
                 return
 
 
-cdef void init_slots(partition_slot_t* slots, int partitions, bint same_boot) noexcept:
+cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* older) noexcept:
+    """Fresh locks, everything to be recovered. On the same boot the page cache still holds all that was
+    written, so the ends published before say which bytes were never acknowledged; nothing else is taken over.
+    """
     cdef int i
     for i in range(partitions):
         robust_mutex_init(&slots[i].append_lock)
         robust_mutex_init(&slots[i].sync_lock)
         slots[i].state = PARTITION_UNRECOVERED
         slots[i].sealed_base_offset = -1
-        slots[i].same_boot = same_boot
+        if older is not NULL:
+            slots[i].same_boot = 1
+            slots[i].recovered = older[i].recovered
+            slots[i].end = older[i].end
+            slots[i].writing_end = older[i].writing_end

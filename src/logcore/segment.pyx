@@ -29,7 +29,7 @@ import secrets
 from logcore.errors import CorruptionError, FormatError
 from logcore.scan import parse_segment_header
 
-cdef int64_t NO_TIMESTAMP = -0x7FFFFFFFFFFFFFFF - 1
+cdef int64_t NO_TIMESTAMP = -<int64_t> 0x7FFFFFFFFFFFFFFF - 1
 
 
 cdef void segment_name(char* out, int partition, int64_t base_offset, uint32_t named_epoch) noexcept nogil:

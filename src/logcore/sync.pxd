@@ -16,7 +16,8 @@ cdef struct topic_sync_t:                   # one per opened topic and engine; o
     uint64_t last_round_writers             # callers that the last sync answered: whom the next leader waits for
 
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
-# returns when byte_pos `target` is on disk: 0, or an errno after poisoning the partition for everybody
+# returns when byte_pos `target` is on disk: 0; EAGAIN where a roller died (take the append lock, which mends,
+# and try again); else an errno after poisoning the partition for everybody
 
 cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
 # syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due, or -1

@@ -17,7 +17,7 @@ from logcore.control cimport (
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR,
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR,
     clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, openat, pthread_mutex_consistent,
     pthread_mutex_trylock, pthread_mutex_unlock,
 )
@@ -35,6 +35,7 @@ cdef extern from *:
 
 cdef enum:
     LINGER_NS = 60_000              # most that a leader waits for the writers of the last round
+    SNAPSHOT_TRIES = 10_000
     WAIT_NS = 50_000_000            # a waiter looks again after so long, in case the leader died
 
 cdef struct snapshot_t:             # what of a partition belongs together at one instant
@@ -53,12 +54,16 @@ cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil:
         atomic_or(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
 
 
-cdef void take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
-    """Read without the append lock: `rolls` is odd while the names change, and differs after they did."""
+cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
+    """Read without the append lock: `rolls` is odd while the names change, and differs after they did.
+
+    False where they stay odd: whoever rolled is slow or dead.
+    """
+    cdef int tries
     cdef uint32_t rolls
     cdef uint64_t staged
     cdef int64_t staged_next, next_offset
-    while True:
+    for tries in range(SNAPSHOT_TRIES):
         rolls = atomic_load32(&slot.rolls)
         if rolls & 1:
             sched_yield()
@@ -74,7 +79,8 @@ cdef void take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
         out.sealed_named_epoch = atomic_load32(&slot.sealed_named_epoch)
         full_fence()
         if atomic_load64(&slot.end) == out.end and atomic_load32(&slot.rolls) == rolls:
-            return
+            return True
+    return False
 
 
 cdef int sync_file(topic_sync_t* topic, int partition, int64_t base_offset, uint32_t named_epoch) noexcept nogil:
@@ -113,12 +119,8 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef snapshot_t now
     cdef int error = 0
-    cdef uint64_t bit = <uint64_t> 1 << (partition & 63)
-    # first forget that there is anything unsynced, then look: an append behind our look says it anew
-    clear_bit(&topic.dirty[partition >> 6], bit)
-    atomic_storei64(&slot.first_unsynced_at, 0)
-    full_fence()
-    take_snapshot(slot, &now)
+    if not take_snapshot(slot, &now):
+        return EAGAIN
     failpoint("sync.begin")
     if now.sealed_base_offset >= 0:
         error = sync_file(topic, partition, now.sealed_base_offset, now.sealed_named_epoch)
@@ -137,6 +139,12 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
     atomic_storei64(&slot.synced_offset, now.next_offset)
     atomic_store64(&slot.synced_end, now.end)
     failpoint("sync.stated")
+    # the dirty bit outlives a leader that dies; an append that still saw it set is found by looking again
+    clear_bit(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
+    atomic_storei64(&slot.first_unsynced_at, 0)
+    full_fence()
+    if atomic_load64(&slot.end) != now.end:
+        note_unsynced(topic, partition)
     return 0
 
 

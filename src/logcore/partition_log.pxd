@@ -1,0 +1,45 @@
+# cython: language_level=3
+"""The ordered segments of one partition: append, roll, sync, and what recovery makes of them."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from logcore.control cimport ControlFile, partition_slot_t
+from logcore.service cimport Service
+from logcore.sync cimport topic_sync_t
+
+cdef class PartitionLog:
+    cdef ControlFile control
+    cdef partition_slot_t* slot              # in the control file; our own memory where opened read-only without one
+    cdef partition_slot_t* private_slot
+    cdef topic_sync_t* sync
+    cdef Service service                     # None where nobody serves sync duty
+    cdef readonly str topic
+    cdef readonly int partition
+    cdef readonly str directory              # of the partition
+    cdef readonly bytes uuid
+    cdef readonly bint read_only
+    cdef uint64_t segment_bytes
+    cdef uint64_t max_unsynced_bytes         # 0: no cap
+    cdef int64_t lock_timeout_ns
+    # the writer: guarded by the append lock
+    cdef int fd                              # of the active segment, -1 where not open
+    cdef uint8_t* map                        # of the active segment, read-write, segment_bytes
+    cdef uint64_t map_bytes
+    cdef uint32_t rolls_seen
+    # what recovery found, for engine.recovery_reports(): a RecoveryReport's fields, or None
+    cdef public object report
+    cdef object unsaved_index                # (path, named epoch, footer position) of a segment just sealed
+    cdef readonly unsigned long long appended_batches, appended_records, appended_bytes
+
+    cdef int append(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1
+    cdef int append_locked(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1
+    cdef int take_lock(self) except -1
+    cdef int open_writer(self) except -1
+    cdef void close_writer(self) noexcept nogil
+    cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
+    cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil
+    cdef int roll(self) except -1
+    cdef int sync_to(self, uint64_t end) except -1
+    cdef int ensure_ready(self) except -1    # recovered, whoever has to do it
+    cdef void published(self, uint64_t* end, int64_t* next_offset) noexcept nogil
+    cdef void synced(self, uint64_t* end, int64_t* next_offset) noexcept nogil

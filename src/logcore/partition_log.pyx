@@ -1,0 +1,416 @@
+# cython: language_level=3
+"""The ordered segments of one partition: append, roll, sync, and the states in which it refuses.
+
+The append section holds the partition's robust lock and makes no Python call: stage the new end, write,
+publish the end by one release store. A batch below PWRITE_FROM is copied into the mapping, a larger one goes
+by pwrite (first-touch faults cost more than the call). Invariant: what `end` covers is whole, and an errno
+on the way leaves `end` and everything below it as they were.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_header
+from logcore.control cimport (
+    ControlFile, PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
+    atomic_load64, atomic_loadi64, atomic_store32, atomic_store64, atomic_storei64, full_fence, partition_slot_t,
+)
+from logcore.failpoints cimport failpoint, failpoint_errno, planted
+from logcore.format cimport *
+from logcore.linux cimport (
+    CLOCK_BOOTTIME, CLOCK_REALTIME, EAGAIN, EBUSY, EDQUOT, EFBIG, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED,
+    MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close, fallocate,
+    file_bytes, mmap, munmap, openat, read_all, renameat, unlinkat, write_all,
+)
+from logcore.segment cimport (
+    FIRST_ALLOCATION, LARGEST_STEP, NAME_BYTES, fill_footer, fill_segment_header, segment_name,
+)
+from logcore.service cimport Service
+from logcore.sync cimport note_unsynced, sync_partition, topic_sync_t
+
+import os
+import secrets
+
+from logcore.errors import (
+    ClosedError, DiskFullError, DurabilityError, FormatError, LockTimeoutError, PylogError, ReadOnlyError,
+    RecordTooLargeError,
+)
+
+cdef enum:
+    PWRITE_FROM = 8 << 10
+    NEEDS_ROLL = -1
+    LATE_SYNCS = 20              # an append syncs itself when the oldest unsynced byte is so many intervals old
+
+
+def raise_os_error(int code, str path):
+    """Raise what a user shall see for the errno of a call on `path`."""
+    if code in (ENOSPC, EDQUOT, EFBIG):
+        raise DiskFullError(f"no room to write {path}: {os.strerror(code)}; nothing was appended", code)
+    raise OSError(code, os.strerror(code), path)
+
+
+cdef class PartitionLog:
+    """One partition of an opened topic. Made by TopicLog, which owns `sync` and outlives it."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        self.close_writer()
+        free(self.private_slot)
+
+    # ---- the append lock ------------------------------------------------------------------------------
+
+    cdef int take_lock(self) except -1:
+        """Take the append lock of a partition that is ready for an append, mending and recovering on the way."""
+        cdef int error = self.control.try_lock(self.partition)
+        if error == EBUSY:
+            with nogil:
+                error = self.control.lock(self.partition, self.lock_timeout_ns)
+        if error == EOWNERDEAD:
+            # its owner died inside: what it left is told by the files, so recover from them
+            if self.slot.state == PARTITION_READY:
+                self.slot.state = PARTITION_UNRECOVERED
+            failpoint("lock.owner_dead")
+            self.control.lock_mended(self.partition)
+        elif error == ETIMEDOUT:
+            self.raise_lock_timeout()
+        elif error:
+            raise OSError(error, os.strerror(error), self.directory)
+        try:
+            self.check_state()
+            if self.rolls_seen != self.slot.rolls or self.map is NULL:
+                self.open_writer()
+        except BaseException:
+            self.control.unlock(self.partition)
+            raise
+        return 0
+
+    def raise_lock_timeout(self):
+        cdef int holder = self.slot.holder - 1
+        pid = self.control.registry.slots[holder].pid if holder >= 0 else -1
+        raise LockTimeoutError(
+            f"process {pid} has held the append lock of {self.topic}-{self.partition} for "
+            f"{self.lock_timeout_ns / 1e9:g} s: it is stopped or very slow; a living process's lock is never broken",
+            pid=pid,
+        )
+
+    def check_state(self):
+        """Raise where nothing may be appended; recover where nobody has. The append lock is held."""
+        cdef uint32_t state
+        if self.control.header.deleted or self.slot.state == PARTITION_DELETED:
+            raise ClosedError(f"topic {self.topic!r} was deleted")
+        if self.slot.state == PARTITION_UNRECOVERED:
+            from logcore.recovery import recover_partition
+            recover_partition(self)
+        state = atomic_load32(&self.slot.state)
+        if state == PARTITION_POISONED:
+            raise DurabilityError(
+                f"a sync of {self.topic}-{self.partition} failed: nothing above offset {self.slot.synced_offset} is "
+                f"certain to be on disk; engine.recover({self.topic!r}, {self.partition}) cuts it there and goes on"
+            )
+
+    cdef int ensure_ready(self) except -1:
+        if atomic_load32(&self.slot.state) != PARTITION_UNRECOVERED or self.control.header.deleted:
+            return 0
+        if self.read_only:
+            from logcore.recovery import survey_partition
+            survey_partition(self)
+            return 0
+        try:
+            self.take_lock()
+        except (DurabilityError, ClosedError):
+            return 0
+        self.control.unlock(self.partition)
+        return 0
+
+    # ---- the writer -----------------------------------------------------------------------------------
+
+    cdef int open_writer(self) except -1:
+        """Open and map the active segment. The append lock is held."""
+        cdef char name[NAME_BYTES]
+        cdef int fd
+        cdef void* mapping
+        self.close_writer()
+        segment_name(name, self.partition, self.slot.active_base_offset, self.slot.active_named_epoch)
+        path = f"{self.directory}/{os.path.basename(os.fsdecode(name))}"
+        fd = openat(self.sync.directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno), path)
+        mapping = mmap(NULL, self.segment_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if mapping is MAP_FAILED:
+            error = errno
+            close(fd)
+            raise OSError(error, f"cannot map: {os.strerror(error)}", path)
+        self.fd = fd
+        self.map = <uint8_t*> mapping
+        self.map_bytes = self.segment_bytes
+        self.rolls_seen = self.slot.rolls
+        return 0
+
+    cdef void close_writer(self) noexcept nogil:
+        if self.map is not NULL:
+            munmap(self.map, self.map_bytes)
+            self.map = NULL
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+
+    cdef int allocate(self, uint64_t bytes_needed) noexcept nogil:
+        """Make the active file at least so long, in doubling steps; 0 or an errno."""
+        cdef uint64_t have = self.slot.active_allocated
+        cdef uint64_t step = have
+        cdef int error
+        if step > LARGEST_STEP:
+            step = LARGEST_STEP
+        if have + step < bytes_needed:
+            step = bytes_needed - have
+        if have + step > self.segment_bytes:
+            step = self.segment_bytes - have
+        error = failpoint_errno("append.fallocate")
+        if error:
+            return error
+        if fallocate(self.fd, 0, have, step) != 0:
+            # a small disk may have room for just this batch
+            if errno != ENOSPC or fallocate(self.fd, 0, have, bytes_needed - have) != 0:
+                return errno
+            step = bytes_needed - have
+        self.slot.active_allocated = have + step
+        return 0
+
+    cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil:
+        """The append section: 0 and the lock released, or NEEDS_ROLL or an errno and the lock still held."""
+        cdef partition_slot_t* slot = self.slot
+        cdef uint64_t position = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START
+        cdef uint64_t behind = position + length + footer_room(slot)
+        cdef uint8_t* place
+        cdef int64_t newest
+        cdef int error
+        if behind > self.segment_bytes:
+            return NEEDS_ROLL
+        if behind > slot.active_allocated:
+            error = self.allocate(behind)
+            if error:
+                return error
+        failpoint("append.locked")
+        base_offset[0] = slot.next_offset
+        seal_batch_header(
+            batch, slot.next_offset, slot.active_epoch, atomic_loadi64(&slot.synced_offset), slot.active_salt, position
+        )
+        if planted("publish_before_write"):
+            atomic_store64(&slot.end, slot.end + length)
+        atomic_store64(&slot.writing_end, slot.active_base_byte_pos + position - SEGMENT_DATA_START + length)
+        failpoint("append.staged_end")
+        atomic_storei64(&slot.writing_next_offset, next_offset_of(batch))
+        failpoint("append.staged")
+        if length >= PWRITE_FROM:
+            error = write_all(self.fd, batch, length, position)
+            if error:
+                store64(self.map + position, 0)
+                atomic_store64(&slot.writing_end, slot.end)
+                return error
+        else:
+            place = self.map + position
+            memcpy(place + 8, batch + 8, length - 8)
+            failpoint("append.body")
+            atomic_store64(<uint64_t*> place, load64(batch))     # magic and length last: until then nothing stands here
+        failpoint("append.written")
+        newest = max_timestamp_of(batch)
+        if newest > slot.max_timestamp:
+            slot.max_timestamp = newest
+        end[0] = slot.writing_end
+        if load32(batch + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER and slot.producers == 0:
+            slot.producers = 1
+        atomic_store64(&slot.end, slot.writing_end)              # published
+        failpoint("append.published")
+        atomic_storei64(&slot.next_offset, slot.writing_next_offset)
+        failpoint("append.next_offset")
+        self.control.unlock(self.partition)
+        failpoint("append.unlocked")
+        full_fence()                                             # pairs with mark_waiting() and with the sync leader
+        if atomic_loadi64(&slot.first_unsynced_at) == 0:
+            note_unsynced(self.sync, self.partition)
+            if self.service is not None:
+                self.service.nudge()
+        if atomic_load32(&self.control.header.waiting):
+            self.control.ring()
+        return 0
+
+    cdef int append(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1:
+        """Append one encoded batch; `base_offset` and `end` (byte_pos behind it) are then its place.
+
+        The caller's buffer gets its header completed. Visible on return; not synced.
+        """
+        if self.read_only:
+            raise ReadOnlyError("the engine was opened with read_only=True")
+        if length + <uint64_t> SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS > self.segment_bytes:
+            raise RecordTooLargeError(
+                f"a batch of {length} bytes does not fit a segment of {self.segment_bytes} (segment_bytes)",
+                size=length, limit=self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS,
+            )
+        if self.max_unsynced_bytes:
+            self.hold_back()
+        self.append_locked(batch, length, base_offset, end)
+        self.appended_batches += 1
+        self.appended_records += load32(batch + BH_RECORD_COUNT)
+        self.appended_bytes += length
+        if self.unsaved_index is not None:
+            self.save_index()
+        return 0
+
+    cdef int append_locked(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1:
+        cdef int result
+        cdef uint64_t sealed_end
+        while True:
+            self.take_lock()
+            if length >= PWRITE_FROM:
+                with nogil:
+                    result = self.write(batch, length, base_offset, end)
+            else:
+                result = self.write(batch, length, base_offset, end)
+            if result == 0:
+                return 0
+            if result == NEEDS_ROLL and self.slot.sealed_base_offset < 0:
+                try:
+                    self.roll()
+                finally:
+                    self.control.unlock(self.partition)
+                continue
+            sealed_end = self.slot.sealed_end
+            self.control.unlock(self.partition)
+            if result != NEEDS_ROLL:
+                raise_os_error(result, self.directory)
+            self.sync_to(sealed_end)               # two segments may not be unsynced at once
+
+    def hold_back(self):
+        """Wait for a sync where too much, or something too old, is not on disk yet (durability "interval")."""
+        cdef partition_slot_t* slot = self.slot
+        cdef int64_t since = atomic_loadi64(&slot.first_unsynced_at)
+        if since == 0 or atomic_load32(&slot.state) != PARTITION_READY:
+            return
+        if atomic_load64(&slot.end) - atomic_load64(&slot.synced_end) > self.max_unsynced_bytes or (
+            clock_ns(CLOCK_BOOTTIME) - since > LATE_SYNCS * self.sync.interval_ns
+        ):
+            self.sync_to(atomic_load64(&slot.end))
+
+    cdef int sync_to(self, uint64_t end) except -1:
+        """Return once byte_pos `end` is on disk. Raises DurabilityError; the partition is then poisoned."""
+        cdef int error
+        if planted("ack_before_sync"):
+            return 0
+        while True:
+            if atomic_load32(&self.slot.state) == PARTITION_UNRECOVERED:
+                self.ensure_ready()
+            with nogil:
+                error = sync_partition(self.sync, self.partition, end)
+            if error == 0:
+                return 0
+            if error != EAGAIN:
+                raise DurabilityError(
+                    f"cannot sync {self.topic}-{self.partition}: {os.strerror(error)}; it takes no appends until "
+                    f"engine.recover({self.topic!r}, {self.partition})"
+                )
+            self.take_lock()                       # mends what a dead roller left
+            self.control.unlock(self.partition)
+
+    # ---- rolling --------------------------------------------------------------------------------------
+
+    cdef int roll(self) except -1:
+        """Seal the active segment and begin the next. The append lock is held and stays so."""
+        from logcore.recovery import begin_segment, producer_entries
+        cdef partition_slot_t* slot = self.slot
+        cdef uint64_t position = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START
+        cdef bytes entries = producer_entries(self) if slot.producers else b""
+        cdef uint32_t count = len(entries) // PRODUCER_ENTRY_BYTES
+        cdef uint8_t* footer
+        cdef uint32_t length = FOOTER_PRODUCERS + count * PRODUCER_ENTRY_BYTES
+        cdef int error = 0
+        if position + length > slot.active_allocated:
+            error = self.allocate(position + length)
+            if error:
+                raise_os_error(error, self.directory)
+        unfinished = begin_segment(self, slot.next_offset, slot.active_epoch, slot.end, slot.synced_offset)
+        failpoint("roll.prepared")
+        footer = <uint8_t*> malloc(length)
+        if footer is NULL:
+            raise MemoryError()
+        try:
+            memcpy(footer + FOOTER_PRODUCERS, <const char*> entries, len(entries))
+            fill_footer(
+                footer, self.map, slot.next_offset, position, 0, slot.max_timestamp, slot.synced_offset, 0,
+                slot.active_epoch, clock_ns(CLOCK_REALTIME), count,
+            )
+            error = write_all(self.fd, footer, length, position)
+        finally:
+            free(footer)
+        # from here on a failure or a death leaves a sealed segment without a successor: recovery goes on from there
+        slot.state = PARTITION_UNRECOVERED
+        if error:
+            raise_os_error(error, self.directory)
+        failpoint("roll.footer")
+        self.unsaved_index = (f"{self.directory}/{segment_file(slot)}", slot.active_named_epoch, position)
+        salt, allocated = unfinished.publish()
+        failpoint("roll.renamed")
+        atomic_store32(&slot.rolls, slot.rolls + 1)
+        full_fence()
+        failpoint("roll.odd")
+        slot.sealed_base_offset = slot.active_base_offset
+        slot.sealed_named_epoch = slot.active_named_epoch
+        slot.sealed_end = slot.end
+        slot.active_base_offset = slot.next_offset
+        slot.active_named_epoch = 0
+        slot.active_base_byte_pos = slot.end
+        slot.active_allocated = allocated
+        slot.active_salt = salt
+        if slot.producers:
+            slot.producers = count + 1
+        failpoint("roll.fields")
+        full_fence()
+        atomic_store32(&slot.rolls, slot.rolls + 1)
+        slot.state = PARTITION_READY
+        failpoint("roll.done")
+        return 0
+
+    def save_index(self):
+        """Write the .index of the segment just sealed; it is a cache, so no error of it is ours."""
+        from logcore.segment import Segment
+        path, named_epoch, position = self.unsaved_index
+        self.unsaved_index = None
+        try:
+            Segment(path, named_epoch).save_index(position)
+        except (OSError, PylogError):
+            pass
+
+    # ---- what readers ask -----------------------------------------------------------------------------
+
+    cdef void published(self, uint64_t* end, int64_t* next_offset) noexcept nogil:
+        if self.private_slot is not NULL and self.slot is self.private_slot:
+            end[0] = self.slot.end
+            next_offset[0] = self.slot.next_offset
+        else:
+            self.control.ends(self.partition, end, next_offset)
+
+    cdef void synced(self, uint64_t* end, int64_t* next_offset) noexcept nogil:
+        """A pair (synced byte_pos, synced offset): the leader states the offset first, so read it last."""
+        cdef uint64_t before
+        while True:
+            before = atomic_load64(&self.slot.synced_end)
+            next_offset[0] = atomic_loadi64(&self.slot.synced_offset)
+            if atomic_load64(&self.slot.synced_end) == before:
+                end[0] = before
+                return
+
+
+cdef inline uint64_t footer_room(partition_slot_t* slot) noexcept nogil:
+    """Bytes that an append leaves free for the footer."""
+    return FOOTER_PRODUCERS + <uint64_t> slot.producers * PRODUCER_ENTRY_BYTES
+
+
+cdef str segment_file(partition_slot_t* slot):
+    """File name of the active segment."""
+    if slot.active_named_epoch:
+        return f"{slot.active_base_offset:020d}-{slot.active_named_epoch}.log"
+    return f"{slot.active_base_offset:020d}.log"

@@ -1,0 +1,499 @@
+# cython: language_level=3, boundscheck=True, wraparound=True
+"""What a partition holds, decided from its files alone: survey (reads), then recover (writes).
+
+Where the log ends, what is damaged, what a power cut took: FORMAT.md section 8. Every step is repeatable: a
+process that dies in the middle of recovery leaves what the next one decides in the same way. Invariant:
+nothing below the durable mark is ever cut, and nothing is served before it is on disk.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from logcore.batch_header cimport max_timestamp_of, next_offset_of
+from logcore.control cimport (
+    PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_store32, full_fence, partition_slot_t,
+)
+from logcore.failpoints cimport failpoint, planted
+from logcore.format cimport *
+from logcore.linux cimport CLOCK_REALTIME, clock_ns, write_all
+from logcore.partition_log cimport PartitionLog
+from logcore.producers cimport ProducerTable
+from logcore.scan cimport SCAN_BATCH, SCAN_BREAK, SCAN_END, SCAN_FOOTER, SegmentScan
+from logcore.segment cimport FIRST_ALLOCATION, fill_footer, fill_segment_header
+
+import os
+import secrets
+from dataclasses import dataclass, field
+
+from logcore.errors import CorruptionError, DiskFullError
+from logcore.scan import parse_segment_header
+from logcore.segment_files import SegmentFile, Start, list_segments, read_start, segment_file_name, write_start
+
+
+
+
+@dataclass
+class Damage:
+    """Offsets below the durable mark that cannot be read."""
+
+    path: str
+    position: int
+    length: int
+    first_offset: int
+    next_offset: int
+
+
+@dataclass
+class Survey:
+    """What a partition's files say. `outcome`: "first" (no segment yet), "go_on" (append at end_position),
+    "clear" (the same, after what an unacknowledged append left there), "next" (sealed; its successor is
+    missing) or "cut" (drop from end_position on and go on in next_epoch).
+    """
+
+    start: Start
+    outcome: str = "first"
+    segment: SegmentFile | None = None
+    header: object = None
+    end_position: int = 0
+    next_offset: int = 0
+    epoch: int = 0
+    next_epoch: int = 0
+    synced_offset: int = 0
+    max_timestamp: int = -(1 << 63)
+    producers: int = 0
+    leftovers: list[str] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    dropped_bytes: int = 0
+    dropped_batches: int = 0
+
+    @property
+    def end(self) -> int:
+        """Cumulative byte_pos at which the log ends."""
+        if self.header is None:
+            return 0
+        return self.header.base_byte_pos + self.end_position - SEGMENT_DATA_START
+
+
+def open_scan(segment: SegmentFile) -> SegmentScan | None:
+    """A scan of a segment with a valid header, None where it has none."""
+    scan = SegmentScan(segment.path)
+    if scan.header:
+        return scan
+    scan.close()
+    return None
+
+
+cdef int64_t durable_mark(SegmentScan scan) except -2:
+    """The largest synced offset that anything valid in the segment states, also behind a break."""
+    cdef int64_t mark = loadi64(<const uint8_t*> <const char*> scan.header + SH_SYNCED_OFFSET)
+    cdef int64_t stated
+    scan.seek(SEGMENT_DATA_START)
+    while scan.step() != SCAN_END:
+        if scan.kind == SCAN_BATCH:
+            stated = loadi64(scan.entry + BH_SYNCED_OFFSET)
+        elif scan.kind == SCAN_FOOTER:
+            stated = loadi64(scan.entry + FT_SYNCED_OFFSET)
+        else:
+            continue
+        mark = max(mark, stated)
+    return mark
+
+
+cdef object walk(SegmentScan scan, object survey, int64_t mark):
+    """Walk one segment into `survey`: end_position, next_offset, damage, outcome. The footer's end, or None."""
+    cdef const uint8_t* p = <const uint8_t*> <const char*> scan.header
+    cdef int64_t expected = loadi64(p + SH_BASE_OFFSET)
+    cdef int64_t base, behind, newest = survey.max_timestamp
+    cdef uint32_t epoch = load32(p + SH_EPOCH)
+    cdef int producers = survey.producers
+    cdef bint valid
+    survey.outcome = "go_on"
+    survey.next_epoch = survey.epoch = epoch
+    scan.seek(SEGMENT_DATA_START)
+    while True:
+        scan.step()
+        survey.end_position = scan.position
+        survey.next_offset = expected
+        if scan.kind == SCAN_BATCH:
+            p = scan.entry
+            base = loadi64(p + BH_BASE_OFFSET)
+            behind = next_offset_of(p)
+            valid = load32(p + BH_EPOCH) == epoch and base >= expected and behind >= base
+            if valid and behind > mark:
+                valid = base == expected and scan.body_holds()
+                p = scan.entry = scan.peek(scan.position, 8)
+            if not valid and expected >= mark:
+                survey.outcome = "cut"
+                return None
+            if not valid or base > expected:
+                survey.damage.append(Damage(scan.path, scan.position, scan.length, expected, max(base, expected)))
+            if valid:
+                if load32(p + BH_RECORD_COUNT):
+                    newest = max(newest, max_timestamp_of(p))
+                producers |= (load32(p + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER) != 0
+                expected = behind
+            survey.max_timestamp, survey.producers = newest, producers
+        elif scan.kind == SCAN_FOOTER:
+            p = scan.entry
+            survey.producers = max(producers, load32(p + FT_PRODUCER_COUNT) + producers)
+            survey.max_timestamp = max(newest, loadi64(p + FT_MAX_TIMESTAMP))
+            behind = loadi64(p + FT_END_OFFSET)
+            if behind > expected:
+                survey.damage.append(Damage(scan.path, scan.position, 0, expected, behind))
+            survey.next_offset = behind
+            survey.next_epoch = load32(p + FT_NEXT_EPOCH)
+            survey.outcome = "next"
+            return "cut" if load32(p + FT_FLAGS) & FOOTER_CUT else "sealed"
+        elif expected < mark:
+            if scan.kind == SCAN_END:              # all that is left of what was on disk
+                survey.damage.append(Damage(scan.path, scan.position, scan.length, expected, mark))
+                survey.next_offset = mark
+                survey.outcome = "cut"
+                return None
+            survey.damage.append(Damage(scan.path, scan.position, scan.length, expected, -1))
+        else:
+            if scan.kind == SCAN_BREAK or scan.tail_broken:
+                survey.outcome = "cut"
+            return None
+
+
+def without_leftovers(segments: list[SegmentFile], survey: Survey) -> list[SegmentFile]:
+    """The segments that count: what begins behind the start of a newer epoch was dropped by its cut."""
+    cuts = [segment for segment in segments if segment.named_epoch]
+    if not cuts:
+        return segments
+    kept = []
+    for segment in segments:
+        epoch = segment.named_epoch
+        if not epoch and any(cut.base_offset <= segment.base_offset for cut in cuts):
+            scan = open_scan(segment)
+            if scan is not None:
+                epoch = parse_segment_header(scan.header).epoch
+                scan.close()
+        if any(cut.named_epoch > epoch and cut.base_offset <= segment.base_offset for cut in cuts):
+            survey.leftovers.append(segment.path)
+        else:
+            kept.append(segment)
+    return kept
+
+
+def survey_files(
+    directory: str, *, same_boot: bool, published_end: int | None, staged_end: int | None = None
+) -> Survey:
+    """Read what the files of a partition say; writes nothing.
+
+    Args:
+        same_boot: the page cache still holds all that was ever written, so nothing can have been lost.
+        published_end: byte_pos up to which appends were acknowledged, where that is known.
+        staged_end: byte_pos behind what an append that did not finish may have left.
+    """
+    survey = Survey(read_start(directory))
+    segments = without_leftovers(list_segments(directory), survey)
+    # a new segment whose header never reached the disk holds nothing that was ever synced
+    while segments and (last := open_scan(segments[-1])) is None:
+        if len(segments) == 1 and survey.start.log_start_offset:
+            raise CorruptionError(
+                f"{segments[-1].path} has no valid segment header", path=segments[-1].path, position=0
+            )
+        survey.leftovers.append(segments.pop().path)
+    if not segments:
+        survey.next_offset = survey.start.log_start_offset
+        survey.epoch = survey.next_epoch = survey.start.epochs[-1][0]
+        return survey
+    scans = [last]
+    try:
+        # after a power cut the segment before the last may not have been on disk either
+        if not same_boot and len(segments) > 1 and (before := open_scan(segments[-2])) is not None:
+            scans.insert(0, before)
+        mark = max(durable_mark(scan) for scan in scans)
+        for number, scan in enumerate(scans):
+            survey.segment = segments[number - len(scans)]
+            survey.header = parse_segment_header(scan.header)
+            survey.end_position = SEGMENT_DATA_START
+            footer = walk(scan, survey, mark)
+            if survey.outcome == "next" and number + 1 < len(scans):
+                continue
+            if survey.outcome != "next":
+                drop_rest(survey, scan, segments[len(segments) - len(scans) + number + 1:])
+            if footer == "sealed":
+                survey.next_epoch = survey.epoch
+            break
+    finally:
+        for scan in scans:
+            scan.close()
+    survey.synced_offset = min(mark, survey.next_offset)
+    settle(survey, same_boot, published_end, staged_end)
+    return survey
+
+
+def drop_rest(survey: Survey, scan: SegmentScan, later: list[SegmentFile]) -> None:
+    """Count what a cut at survey.end_position drops; later segments become leftovers."""
+    if survey.outcome != "cut":
+        return
+    scan.seek(survey.end_position)
+    for entry in scan.entries(verify_bodies=False):
+        if hasattr(entry, "record_count"):
+            survey.dropped_batches += 1
+        survey.dropped_bytes += entry.length
+    for segment in later:
+        survey.leftovers.append(segment.path)
+        survey.dropped_bytes += os.stat(segment.path).st_size
+
+
+def settle(survey: Survey, same_boot: bool, published_end: int | None, staged_end: int | None) -> None:
+    """Decide between going on, clearing what was never acknowledged, and a cut under the next epoch."""
+    if survey.outcome == "next":
+        return
+    if survey.outcome == "cut" and same_boot and survey.end == published_end and not survey.damage:
+        survey.outcome = "clear"
+        survey.dropped_bytes = survey.dropped_batches = 0
+    elif survey.outcome == "go_on" and not same_boot:
+        # records that somebody read may be gone without a trace: their offsets are given out under a new epoch
+        survey.outcome = "cut"
+    if survey.outcome == "cut":
+        survey.next_epoch = max(survey.epoch, survey.start.epochs[-1][0]) + (0 if planted("epoch_not_raised") else 1)
+
+
+# ---- acting on it ---------------------------------------------------------------------------------------
+
+class UnfinishedSegment:
+    """A segment file under a temporary name: complete, but not yet part of the log."""
+
+    def __init__(self, directory: str, temporary: str, name: str, salt: int, allocated: int) -> None:
+        self.directory, self.temporary, self.name = directory, temporary, name
+        self.salt, self.allocated = salt, allocated
+
+    def publish(self) -> tuple[int, int]:
+        """Rename it into place; its salt and its allocated bytes."""
+        os.rename(f"{self.directory}/{self.temporary}", f"{self.directory}/{self.name}")
+        return self.salt, self.allocated
+
+
+def begin_segment(
+    PartitionLog log, base_offset: int, epoch: int, base_byte_pos: int, synced_offset: int, named_epoch: int = 0
+) -> UnfinishedSegment:
+    """Make the file of a new segment, allocated and with both headers. Raises DiskFullError, OSError."""
+    cdef uint8_t header[SEGMENT_HEADER_BYTES]
+    salt = secrets.randbits(64)
+    temporary = f"{secrets.token_hex(8)}.next"
+    path = f"{log.directory}/{temporary}"
+    fill_segment_header(
+        header, salt, base_offset, epoch, log.partition, <const uint8_t*> <const char*> log.uuid, log.segment_bytes,
+        clock_ns(CLOCK_REALTIME), base_byte_pos, synced_offset,
+    )
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, FIRST_ALLOCATION)
+        os.pwrite(fd, header[:SEGMENT_HEADER_BYTES], 0)
+        os.pwrite(fd, header[:SEGMENT_HEADER_BYTES], SEGMENT_HEADER_COPY)
+    except OSError as failure:
+        os.unlink(path)
+        from logcore.partition_log import raise_os_error
+        raise_os_error(failure.errno, path)
+    finally:
+        os.close(fd)
+    return UnfinishedSegment(
+        log.directory, temporary, segment_file_name(base_offset, named_epoch), salt, FIRST_ALLOCATION
+    )
+
+
+def producer_entries(PartitionLog log) -> bytes:
+    """The producer table of the partition as footer entries: the last footer's, and the active segment's batches."""
+    cdef ProducerTable table = producer_table(log.directory)
+    cdef uint64_t position = log.slot.end - log.slot.active_base_byte_pos + SEGMENT_DATA_START
+    cdef int most = <int> ((log.segment_bytes - position - FOOTER_PRODUCERS) // PRODUCER_ENTRY_BYTES)
+    most = min(most, min(table.count, <int> MAX_PRODUCERS_PER_PARTITION))
+    cdef uint8_t* out = <uint8_t*> calloc(max(most, 1), PRODUCER_ENTRY_BYTES)
+    if out is NULL:
+        raise MemoryError()
+    try:
+        most = table.write_entries(out, most)
+        return out[:most * PRODUCER_ENTRY_BYTES]
+    finally:
+        free(out)
+
+
+def producer_table(directory: str) -> ProducerTable:
+    """Rebuild the producer table of a partition: one footer, and the batches behind it."""
+    cdef ProducerTable table = ProducerTable()
+    cdef SegmentScan scan
+    for segment in list_segments(directory)[-2:]:
+        scan = open_scan(segment)
+        if scan is None:
+            continue
+        while scan.step() != SCAN_END:
+            if scan.kind == SCAN_BATCH:
+                table.note(scan.entry)
+            elif scan.kind == SCAN_FOOTER:
+                table.load_footer(scan.entry)
+        scan.close()
+    return table
+
+
+def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
+    """Seal the surveyed segment at its end_position, on disk on return."""
+    cdef bytes header = b""
+    cdef uint8_t footer[FOOTER_PRODUCERS]
+    cdef uint64_t position = survey.end_position
+    cdef int error
+    fd = os.open(survey.segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        for place in (0, SEGMENT_HEADER_COPY):
+            header = os.pread(fd, SEGMENT_HEADER_BYTES, place)
+            if parse_segment_header(header) is not None:
+                break
+        fill_footer(
+            footer, <const uint8_t*> <const char*> header, survey.next_offset, position, 0, survey.max_timestamp,
+            survey.synced_offset, flags, survey.next_epoch, clock_ns(CLOCK_REALTIME), 0,
+        )
+        os.posix_fallocate(fd, 0, position + FOOTER_PRODUCERS)
+        error = write_all(fd, footer, FOOTER_PRODUCERS, position)
+        if error:
+            raise OSError(error, os.strerror(error), survey.segment.path)
+        os.fdatasync(fd)
+    except OSError as failure:
+        from logcore.partition_log import raise_os_error
+        raise_os_error(failure.errno, survey.segment.path)
+    finally:
+        os.close(fd)
+
+
+def clear_staged(survey: Survey, staged_end: int) -> None:
+    """Zero what an append that was never acknowledged left behind the end."""
+    fd = os.open(survey.segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        size = os.fstat(fd).st_size
+        position = survey.end_position
+        end = min(size, position + max(staged_end - survey.end, BATCH_HEADER_BYTES))
+        zeros = bytes(1 << 16)
+        while position < end:                     # in small writes: large ones make large folios (danger 14)
+            position += os.pwrite(fd, zeros[:min(len(zeros), end - position)], position)
+    finally:
+        os.close(fd)
+
+
+def sync_paths(*paths: str) -> None:
+    """fdatasync files, fsync directories."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def remove_unfinished(directory: str) -> None:
+    """Unlink what dead processes left half made; the append lock says that nobody is at it."""
+    for name in os.listdir(directory):
+        if name.endswith((".next", ".tmp")):
+            os.unlink(f"{directory}/{name}")
+
+
+def recover_partition(PartitionLog log) -> None:
+    """Make the partition ready for appends; the append lock is held. Raises CorruptionError, DiskFullError, OSError."""
+    cdef partition_slot_t* slot = log.slot
+    known = slot.recovered != 0
+    os.makedirs(log.directory, mode=0o700, exist_ok=True)
+    survey = survey_files(
+        log.directory, same_boot=bool(slot.same_boot), published_end=slot.end if known else None,
+        staged_end=slot.writing_end if known else None,
+    )
+    failpoint("recovery.surveyed")
+    remove_unfinished(log.directory)
+    if survey.segment is not None:
+        if survey.outcome == "clear":
+            clear_staged(survey, slot.writing_end)
+        elif survey.outcome == "cut":
+            write_footer(log, survey, FOOTER_CUT)
+        failpoint("recovery.footer")
+        sync_paths(survey.segment.path)
+    for path in survey.leftovers:
+        os.unlink(path)
+    failpoint("recovery.leftovers")
+    if survey.outcome in ("first", "next", "cut"):
+        begin_next(log, survey)
+    sync_paths(log.directory)
+    failpoint("recovery.synced")
+    take_over(log, survey)
+    report(log, survey)
+
+
+def begin_next(PartitionLog log, survey: Survey) -> None:
+    """Begin the segment that follows what was surveyed, and make it the surveyed one."""
+    cut = survey.next_epoch > survey.epoch
+    if cut:
+        epochs = (*survey.start.epochs, (survey.next_epoch, survey.next_offset))
+        survey.start = survey.start._replace(epochs=epochs)
+        write_start(log.directory, survey.start)
+        failpoint("recovery.start")
+    named_epoch = survey.next_epoch if cut else 0
+    unfinished = begin_segment(
+        log, survey.next_offset, survey.next_epoch, survey.end, survey.next_offset, named_epoch=named_epoch
+    )
+    unfinished.publish()
+    failpoint("recovery.renamed")
+    path = f"{log.directory}/{unfinished.name}"
+    sync_paths(path)
+    survey.segment = SegmentFile(survey.next_offset, named_epoch, path)
+    with open(path, "rb") as file:
+        survey.header = parse_segment_header(file.read(SEGMENT_HEADER_BYTES))
+    survey.end_position = SEGMENT_DATA_START
+    survey.epoch = survey.next_epoch
+
+
+def take_over(PartitionLog log, survey: Survey) -> None:
+    """Put what was surveyed, all of it on disk, into the slot."""
+    cdef partition_slot_t* slot = log.slot
+    atomic_store32(&slot.rolls, slot.rolls | 1)
+    full_fence()
+    slot.active_base_offset = survey.segment.base_offset
+    slot.active_named_epoch = survey.segment.named_epoch
+    slot.active_epoch = survey.epoch
+    slot.active_base_byte_pos = survey.header.base_byte_pos
+    slot.active_allocated = os.stat(survey.segment.path).st_size
+    slot.active_salt = survey.header.salt
+    slot.sealed_base_offset = -1
+    slot.max_timestamp = survey.max_timestamp
+    slot.log_start_offset = survey.start.log_start_offset
+    slot.producers = max(slot.producers, survey.producers)
+    slot.next_offset = survey.next_offset
+    slot.writing_next_offset = survey.next_offset
+    slot.end = slot.writing_end = survey.end
+    slot.synced_offset = survey.next_offset
+    slot.synced_end = survey.end
+    slot.first_unsynced_at = 0
+    full_fence()
+    atomic_store32(&slot.rolls, (slot.rolls | 1) + 1)
+    slot.recovered += 1
+    slot.same_boot = 1
+    if slot.state != PARTITION_POISONED:
+        atomic_store32(&slot.state, PARTITION_READY)
+
+
+def report(PartitionLog log, survey: Survey) -> None:
+    """Keep what was dropped or found damaged for engine.recovery_reports()."""
+    if survey.dropped_bytes or survey.damage:
+        log.report = survey
+
+
+def survey_partition(PartitionLog log) -> None:
+    """Fill a private slot of a read-only opening by the same rules; writes nothing."""
+    cdef partition_slot_t* slot = log.private_slot
+    if slot is NULL:
+        slot = log.private_slot = <partition_slot_t*> calloc(1, sizeof(partition_slot_t))
+        if slot is NULL:
+            raise MemoryError()
+    if os.path.isdir(log.directory):
+        survey = survey_files(log.directory, same_boot=True, published_end=None)
+    else:
+        survey = Survey(Start(0, ((0, 0),)))
+    slot.next_offset = slot.synced_offset = survey.next_offset
+    slot.end = slot.synced_end = survey.end
+    slot.log_start_offset = survey.start.log_start_offset
+    slot.max_timestamp = survey.max_timestamp
+    slot.active_epoch = survey.epoch
+    slot.recovered = 1
+    slot.state = PARTITION_READY
+    log.slot = slot
+    report(log, survey)
