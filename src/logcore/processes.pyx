@@ -15,8 +15,8 @@ from cpython.exc cimport PyErr_CheckSignals
 cimport cython
 
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EINTR, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
-    clock_ns, futex_wait, futex_wake, mmap, munmap, pthread_mutex_consistent, pthread_mutex_trylock,
+    CLOCK_BOOTTIME, EINTR, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
+    clock_ns, close, futex_wait, futex_wake, mmap, munmap, pthread_mutex_consistent, pthread_mutex_trylock,
     pthread_mutex_unlock, robust_mutex_init,
 )
 
@@ -27,6 +27,7 @@ import time
 
 from logcore.errors import ClosedError, ConfigError, FormatError, LockTimeoutError, UnsupportedError
 from logcore.hashing import checksum_header
+from logcore.host import identity_of_host, start_time_of_process
 from logcore.whole_files import LOCK_SECONDS, clear_error, open_plain, place_file, remove_leftovers
 
 cdef extern from *:
@@ -215,14 +216,14 @@ cdef class Registry:
                 self._join(directory)
             self.closed = False
         except BaseException:
-            self._let_go()
+            let_go(self)
             raise
         finally:
             os.close(directory)
 
     def __dealloc__(self):
         if not self.closed:
-            self._let_go()
+            let_go(self)
         if self.mapping is not NULL:
             munmap(self.mapping, self.mapping_bytes)
 
@@ -320,7 +321,7 @@ cdef class Registry:
             return
         if self.slot >= 0 and self.forks == fork_count():
             raise ConfigError("close the service before its registry")
-        self._let_go()
+        let_go(self)
         self.closed = True
 
     # ---- opening --------------------------------------------------------------------------------------
@@ -330,20 +331,6 @@ cdef class Registry:
             raise ClosedError("this engine was opened before a fork: the child must open its own")
         if self.closed:
             raise ClosedError("the registry is closed")
-
-    def _let_go(self):
-        """Close the lock file. Unlocks first, in case a foreign fork kept a copy; a child of ours never does."""
-        cdef int fd
-        if self.lock_fd < 0:
-            return
-        if self.forks == fork_count():
-            fd = pylog_take_lock(self.lock_place) if self.lock_place >= 0 else self.lock_fd
-            if fd >= 0:
-                if not self.read_only:
-                    pylog_ofd(fd, F_UNLCK, LIFE)
-                    pylog_ofd(fd, F_UNLCK, OPENING)
-                os.close(fd)
-        self.lock_fd = self.lock_place = -1
 
     def _keep(self, int fd):
         self.lock_fd = fd
@@ -445,33 +432,25 @@ cdef class Registry:
         self.slots = <registry_slot_t*> (<uint8_t*> mapped + HEADER_BYTES)
 
 
+cdef void let_go(Registry registry) noexcept:
+    """Close the lock file. Unlocks first, in case a foreign fork kept a copy; a child of ours never does."""
+    cdef int fd = registry.lock_fd
+    if fd >= 0 and registry.forks == fork_count():
+        if registry.lock_place >= 0:
+            fd = pylog_take_lock(registry.lock_place)
+        if not registry.read_only:
+            pylog_ofd(fd, F_UNLCK, LIFE)
+            pylog_ofd(fd, F_UNLCK, OPENING)
+        close(fd)
+    registry.lock_fd = registry.lock_place = -1
+
+
 cdef size_t registry_bytes() noexcept nogil:
     return HEADER_BYTES + REGISTRY_SLOTS * sizeof(registry_slot_t)
 
 
 cdef object random_nonzero():
     return int.from_bytes(os.urandom(8), "little") or 1
-
-
-def identity_of_host() -> tuple[bytes, int, int]:
-    """Return (boot id, inode of our pid namespace, inode of our time namespace or 0)."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = bytes.fromhex(file.read().strip().replace("-", ""))
-        pid_namespace = os.stat("/proc/self/ns/pid").st_ino
-    except (OSError, ValueError) as error:
-        raise UnsupportedError(f"pylog needs /proc to tell engines apart: {error}") from None
-    try:
-        time_namespace = os.stat("/proc/self/ns/time").st_ino
-    except FileNotFoundError:
-        time_namespace = 0
-    return boot, pid_namespace, time_namespace
-
-
-def start_time_of_process() -> int:
-    """Return when this process started, in clock ticks since boot: field 22 of /proc/self/stat."""
-    with open("/proc/self/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
 
 
 cdef bytes fresh_registry():

@@ -43,7 +43,7 @@ def check_name(name: str, what: str) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(
-            f"{what} {str(name)[:250]!r}: use 1 to 200 letters, digits, '.', '_' or '-', not starting with '.' or '-'"
+            f"{what} {str(name)[:250]!r}: use 1 to 200 letters, digits, '.', '_' or '-'; the first one no '.' and no '-'"
         )
     return name
 
@@ -153,10 +153,10 @@ def place_file(directory: int, name: str, content: bytes, path: str, *, durable:
         fd = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             _write_whole(fd, content, durable)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)  # noqa: PTH104
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)  # noqa: PTH108
+                os.unlink(temporary, dir_fd=directory)
             raise
         finally:
             os.close(fd)
@@ -180,7 +180,7 @@ def remove_leftovers(directory: int, name: str = "") -> None:
 
     The caller holds the lock under which such files are made.
     """
-    for found in os.listdir(directory):  # noqa: PTH208
+    for found in os.listdir(directory):
         if found.startswith(f".{name}") and found.endswith(".tmp"):
             with suppress(FileNotFoundError):
-                os.unlink(found, dir_fd=directory)  # noqa: PTH108
+                os.unlink(found, dir_fd=directory)

@@ -1,0 +1,49 @@
+# cython: language_level=3
+"""Committed offsets of one consumer group for one topic, in mapped memory."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from logcore.linux cimport pthread_mutex_t
+from logcore.processes cimport Registry
+
+cdef struct offset_copy_t:            # 64 bytes on disk, docs/FORMAT.md section 9; each partition has two
+    uint64_t version                  # grows with each change; 0: never written
+    int64_t offset                    # next to read, -1: none
+    uint32_t epoch                    # of the partition
+    uint32_t generation               # of the group, when its owner got the partition
+    uint32_t metadata_bytes
+    uint32_t reserved32
+    uint64_t metadata_checksum
+    uint64_t reserved[2]
+    uint64_t checksum
+
+cdef struct offsets_shared_t:         # the file's second page: of living processes, void in another session
+    uint64_t session
+    pthread_mutex_t lock              # robust, process-shared; guards every change of a copy
+    uint32_t holder                   # pid that holds it
+    uint32_t poisoned                 # errno of a sync that failed
+
+cdef class OffsetTable:
+    cdef uint8_t* mapping             # NULL: read-only, and nothing was committed yet
+    cdef size_t mapping_bytes
+    cdef offsets_shared_t* shared
+    cdef uint64_t salt
+    cdef uint32_t forks
+    cdef int fd, metadata_fd
+    cdef int users                    # calls that are without the GIL: the last one closes what close() could not
+    cdef bint closed
+    cdef readonly Registry registry
+    cdef readonly str path
+    cdef readonly bytes topic_uuid
+    cdef readonly int partitions
+
+    # All under lock(); change nothing where they raise.
+    cdef int lock(self) except -1
+    cdef int unlock(self) except -1
+    cdef int check_generation(self, int partition, uint32_t generation) except -1
+    cdef int store(
+        self, int partition, int64_t offset, uint32_t epoch, uint32_t generation, bytes metadata
+    ) except -1
+
+    cdef int newest(self, int partition, offset_copy_t* found) except -2
+    cdef object metadata_of(self, int partition, const offset_copy_t* copy)   # bytes, or None: lost

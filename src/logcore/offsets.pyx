@@ -1,0 +1,582 @@
+# cython: language_level=3
+"""OffsetTable: the committed offsets of one consumer group for one topic, mapped and shared by all processes.
+
+Not the coordinator: who may commit is decided there and checked here by one number, the generation. A commit
+writes two checked copies one after the other, the older one first. Invariant: at every instant, for a killed
+writer as for a reader who takes no lock, one of the two copies of a partition is whole.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cimport cython
+
+from logcore.format cimport MAX_PARTITIONS, load32, load64, store32, store64
+from logcore.hashing cimport header_checksum, xxh3
+from logcore.linux cimport (
+    EBUSY, EIO, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fdatasync, mmap, munmap,
+    mutex_lock_within, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, robust_mutex_init,
+)
+from logcore.processes cimport Registry, fork_count
+
+import os
+
+from logcore.errors import (
+    ClosedError, ConfigError, CorruptionError, DurabilityError, FencedError, FormatError, LockTimeoutError,
+    ReadOnlyError,
+)
+from logcore.whole_files import (
+    LOCK_SECONDS, clear_error, locked_directory, make_directory, open_plain, place_file, remove_leftovers,
+)
+
+cdef extern from *:
+    """
+    #define offsets_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    void offsets_fence() nogil
+
+cdef enum:
+    PAGE_BYTES = 4096
+    OF_VERSION = 8               # u32
+    OF_BLOCKS = 12               # u32
+    OF_UUID = 16                 # 16 bytes
+    OF_SALT = 32                 # u64
+    OF_CHECKSUM = 56             # u64
+    HEADER_BYTES = 64
+    HEADER_COPY = 2048           # file position of the second one
+    SHARED_PAGE = 4096           # file position of offsets_shared_t
+    FIRST_BLOCK = 8192
+    BLOCK_BYTES = 8192           # a page of first copies, a page of second ones
+    BLOCK_PARTITIONS = 64
+    COPY_BYTES = 64
+    COPY_CHECKSUM = 56
+    METADATA_BYTES = 4096        # most of one commit
+    READ_TRIES = 1000
+    METADATA_TRIES = 50
+    NEITHER = -1
+
+
+@cython.final
+cdef class OffsetTable:
+    """Committed offsets of a group for a topic: what its consumers read next after a restart.
+
+    Args:
+        path: of the file, `groups/<group>/<topic>.offsets`; made where it is not there. Commit metadata goes
+            to `<topic>.metadata` beside it.
+        topic_uuid: 16 bytes. Offsets of a topic of that name with another uuid are void and replaced.
+        partitions: of the topic; the file grows where it has fewer. Open it anew when the topic got more.
+        registry: of the engine; read-only there is read-only here.
+
+    Raises:
+        CorruptionError: the file is damaged: its offsets cannot be told, and are not guessed.
+        FormatError: another release's file, or no plain file.
+        LockTimeoutError, DiskFullError, ReadOnlyError
+    """
+
+    def __cinit__(self):
+        self.fd = self.metadata_fd = -1
+        self.closed = True
+
+    def __init__(self, path: str, topic_uuid: bytes, partitions: int, registry: Registry):
+        if self.mapping is not NULL or self.fd >= 0:
+            raise ConfigError("an OffsetTable is opened once")
+        if len(topic_uuid) != 16:
+            raise ConfigError("a topic's uuid has 16 bytes")
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            raise ConfigError(f"{partitions} partitions: 1 to {MAX_PARTITIONS} are possible")
+        self.path, self.topic_uuid, self.partitions = path, topic_uuid, partitions
+        self.registry = registry
+        self.forks = fork_count()
+        self.closed = False
+        try:
+            if registry.read_only:
+                self._open_read_only()
+            else:
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __dealloc__(self):
+        close_descriptors(self)
+        if self.mapping is not NULL:
+            munmap(self.mapping, self.mapping_bytes)
+
+    # ---- what a group does ----------------------------------------------------------------------------
+
+    def commit(
+        self, partition: int, offset: int, epoch: int, generation: int, metadata: bytes = b""
+    ) -> None:
+        """Commit `offset`, the next one to read, for a partition: seen by all processes on return.
+
+        Args:
+            epoch: of the partition where that record was read.
+            generation: of the group when the caller got the partition; 0 for who is in no group.
+            metadata: up to 4096 bytes, kept with the offset.
+
+        Raises:
+            FencedError: somebody of a newer generation has the partition; nothing was changed.
+            ConfigError: no such partition, or a number out of its range.
+            LockTimeoutError: a stopped process holds the table.
+            DiskFullError: no room for the metadata; nothing was changed.
+            DurabilityError: a sync of this table failed.
+        """
+        self._check_numbers(partition, generation)
+        if not 0 <= offset < 1 << 63 or not 0 <= epoch < 1 << 32:
+            raise ConfigError(f"cannot commit offset {offset} in epoch {epoch}")
+        if not isinstance(metadata, bytes) or len(metadata) > METADATA_BYTES:
+            raise ConfigError(f"commit metadata is bytes, at most {METADATA_BYTES} of them")
+        self.lock()
+        try:
+            self.check_generation(partition, generation)
+            self.store(partition, offset, epoch, generation, metadata)
+        finally:
+            self.unlock()
+
+    def fence(self, partition: int, generation: int) -> None:
+        """Take a partition over for `generation`: older ones can commit to it no more. The offset stays.
+
+        Raises:
+            FencedError: a newer generation has it.
+        """
+        cdef offset_copy_t found
+        self._check_numbers(partition, generation)
+        self.lock()
+        try:
+            self.check_generation(partition, generation)
+            if self.newest(partition, &found) == NEITHER:
+                found.offset, found.epoch, found.generation, found.metadata_bytes = -1, 0, 0, 0
+            if found.generation != generation or found.version == 0:
+                metadata = self.metadata_of(partition, &found)
+                self.store(partition, found.offset, found.epoch, generation, metadata or b"")
+        finally:
+            self.unlock()
+
+    def forget(self, partition: int, generation: int = 0) -> None:
+        """Drop what is committed for a partition, also where it is damaged; `generation` as in fence()."""
+        self._check_numbers(partition, generation)
+        self.lock()
+        try:
+            try:
+                self.check_generation(partition, generation)
+            except CorruptionError:
+                memset(copy_at(self, partition, 0), 0, COPY_BYTES)
+                memset(copy_at(self, partition, 1), 0, COPY_BYTES)
+            self.store(partition, -1, 0, generation, b"")
+        finally:
+            self.unlock()
+
+    def committed(self, partition: int) -> tuple[int, int, bytes | None] | None:
+        """Return (offset, epoch, metadata) of the last commit, None where there is none. Takes no lock.
+
+        The metadata is None where a power cut took it from a commit that was not synced.
+
+        Raises:
+            CorruptionError: both copies are damaged.
+        """
+        cdef offset_copy_t found
+        self._check_open()
+        self._check_partition(partition)
+        if self.mapping is NULL:
+            return None
+        for _ in range(METADATA_TRIES):
+            if self.newest(partition, &found) == NEITHER or found.offset < 0:
+                return None
+            metadata = self.metadata_of(partition, &found)
+            if metadata is not None:       # else a writer may have passed between the two looks: look again
+                break
+        return found.offset, found.epoch, metadata
+
+    def generation(self, partition: int) -> int:
+        """Return the generation that last committed or fenced the partition; 0 where there was none."""
+        cdef offset_copy_t found
+        self._check_open()
+        self._check_partition(partition)
+        if self.mapping is NULL or self.newest(partition, &found) == NEITHER:
+            return 0
+        return found.generation
+
+    def sync(self) -> None:
+        """Return when all that was committed before is on disk.
+
+        Raises:
+            DurabilityError: it could not be; the table takes no commits until all engines were closed.
+        """
+        cdef int code = 0
+        self._check_writable()
+        self.users += 1
+        try:
+            with nogil:
+                # metadata before what names it
+                if self.metadata_fd >= 0 and fdatasync(self.metadata_fd) != 0:
+                    code = EIO
+                elif fdatasync(self.fd) != 0:
+                    code = EIO
+                if code:
+                    self.shared.poisoned = code
+        finally:
+            self._leave()
+        if code:
+            self._check_poison()
+
+    def close(self) -> None:
+        """Close the file; commits stay, and are on disk as far as sync() or the kernel brought them."""
+        self.closed = True
+        if self.users == 0:
+            close_descriptors(self)
+
+    # ---- under the lock -------------------------------------------------------------------------------
+
+    cdef int lock(self) except -1:
+        cdef int code
+        self._check_writable()
+        code = pthread_mutex_trylock(&self.shared.lock)
+        if code == EBUSY:
+            self.users += 1
+            with nogil:
+                code = mutex_lock_within(&self.shared.lock, 10_000_000_000)
+            self.users -= 1
+        if code == ETIMEDOUT:
+            raise LockTimeoutError(
+                f"{self.path}: process {self.shared.holder} has held the table for {LOCK_SECONDS:g} s",
+                pid=self.shared.holder,
+            )
+        if code == EOWNERDEAD:
+            # It may have left one copy half written: the checksum says so, and the next commit writes it first.
+            pthread_mutex_consistent(&self.shared.lock)
+        elif code != 0:
+            raise CorruptionError(
+                f"{self.path}: the page shared by living processes is damaged ({os.strerror(code)}): close all "
+                "engines of this directory and open again", path=self.path, position=SHARED_PAGE,
+            )
+        self.shared.holder = self.registry.pid
+        if self.closed or self.shared.poisoned:
+            self.unlock()
+            self._check_writable()
+        return 0
+
+    cdef int unlock(self) except -1:
+        self.shared.holder = 0
+        pthread_mutex_unlock(&self.shared.lock)
+        if self.closed and self.users == 0:
+            close_descriptors(self)
+        return 0
+
+    cdef int check_generation(self, int partition, uint32_t generation) except -1:
+        cdef offset_copy_t found
+        if self.newest(partition, &found) != NEITHER and generation < found.generation:
+            raise FencedError(
+                f"partition {partition} belongs to generation {found.generation} of its group; {generation} is over"
+            )
+        return 0
+
+    cdef int store(
+        self, int partition, int64_t offset, uint32_t epoch, uint32_t generation, bytes metadata
+    ) except -1:
+        cdef offset_copy_t newest, fresh
+        cdef int first
+        cdef int kept = self.newest(partition, &newest)
+        memset(&fresh, 0, COPY_BYTES)
+        fresh.version = newest.version + 1 if kept != NEITHER else 1
+        fresh.offset = offset
+        fresh.epoch = epoch
+        fresh.generation = generation
+        if metadata:
+            fresh.metadata_bytes = <uint32_t> len(metadata)
+            fresh.metadata_checksum = xxh3(<const char*> metadata, len(metadata))
+        # the older or damaged copy first: the newest one stays whole until this one is
+        first = 1 - kept if kept != NEITHER else 0
+        if metadata:
+            self._write_metadata(partition, first, metadata)
+        write_copy(self, partition, first, &fresh)
+        if metadata:
+            try:
+                self._write_metadata(partition, 1 - first, metadata)
+            except (OSError, MemoryError):
+                return 0        # committed already; the second copy stays as it was
+        write_copy(self, partition, 1 - first, &fresh)
+        return 0
+
+    cdef int newest(self, int partition, offset_copy_t* found) except -2:
+        """Copy out the newest whole copy and say which it is; NEITHER where nothing was written yet."""
+        cdef offset_copy_t other
+        cdef int which, tries
+        cdef int state[2]
+        for tries in range(READ_TRIES):
+            for which in range(2):
+                state[which] = read_copy(self, partition, which, found if which == 0 else &other)
+            if state[0] == WHOLE or state[1] == WHOLE:
+                if state[0] != WHOLE or (state[1] == WHOLE and other.version > found.version):
+                    found[0] = other
+                    return 1
+                return 0
+            if state[0] == EMPTY or state[1] == EMPTY:
+                memset(found, 0, COPY_BYTES)      # a first commit may be on its way, or died on it
+                return NEITHER
+            # a writer passed between our two looks, or both are damaged
+        raise CorruptionError(
+            f"{self.path}: both copies of the offset of partition {partition} are damaged. forget() drops them",
+            path=self.path, position=copy_position(partition, 0),
+        )
+
+    # ---- metadata -------------------------------------------------------------------------------------
+
+    def _write_metadata(self, partition, which, metadata):
+        if self.metadata_fd < 0:
+            self._open_metadata(os.O_RDWR | os.O_CREAT)
+        try:
+            if os.pwrite(self.metadata_fd, metadata, metadata_position(partition, which)) != len(metadata):
+                raise OSError(ENOSPC, "written in part", metadata_path(self.path))
+        except OSError as error:
+            raise clear_error(error, metadata_path(self.path)) from None
+
+    cdef object metadata_of(self, int partition, const offset_copy_t* copy):
+        """The metadata of a copy, from either place that fits it; None where neither does."""
+        cdef int which
+        cdef bytes stored
+        if copy.metadata_bytes == 0:
+            return b""
+        if self.metadata_fd < 0:
+            try:
+                self._open_metadata(os.O_RDONLY if self.registry.read_only else os.O_RDWR)
+            except FileNotFoundError:
+                return None
+        for which in range(2):
+            stored = os.pread(self.metadata_fd, copy.metadata_bytes, metadata_position(partition, which))
+            if len(stored) == copy.metadata_bytes and xxh3(<const char*> stored, len(stored)) == copy.metadata_checksum:
+                return stored
+        return None
+
+    def _open_metadata(self, flags):
+        directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            path = metadata_path(self.path)
+            self.metadata_fd = open_plain(directory, os.path.basename(path), path, flags)
+        finally:
+            os.close(directory)
+
+    # ---- opening --------------------------------------------------------------------------------------
+
+    def _open(self):
+        directory = os.path.dirname(self.path) or "."
+        make_directory(directory)
+        name = os.path.basename(self.path)
+        with locked_directory(directory) as directory_fd:
+            blocks = self._open_file(directory_fd, name)
+            if not blocks:
+                self._make(directory_fd, name)
+                blocks = self._open_file(directory_fd, name)
+            wanted = blocks_for(self.partitions)
+            if blocks < wanted:
+                self._grow(wanted)
+                blocks = wanted
+            self._map(blocks, PROT_READ | PROT_WRITE)
+            if self.shared.session != self.registry.session:
+                memset(self.shared, 0, sizeof(offsets_shared_t))
+                robust_mutex_init(&self.shared.lock)
+                self.shared.session = self.registry.session
+
+    def _open_read_only(self):
+        try:
+            directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            blocks = self._open_file(directory, os.path.basename(self.path))
+        finally:
+            os.close(directory)
+        if blocks:
+            # the rest was never committed to
+            self.partitions = min(self.partitions, blocks * BLOCK_PARTITIONS)
+            self._map(blocks, PROT_READ)
+
+    def _open_file(self, directory_fd, name):
+        """Open the file; return its blocks, 0 where there is none or it is of another topic."""
+        flags = os.O_RDONLY if self.registry.read_only else os.O_RDWR
+        try:
+            self.fd = open_plain(directory_fd, name, self.path, flags)
+        except FileNotFoundError:
+            return 0
+        blocks, uuid, self.salt = read_header(self.fd, self.path)
+        if uuid != self.topic_uuid:
+            os.close(self.fd)
+            self.fd = -1
+            return 0
+        if os.fstat(self.fd).st_size < FIRST_BLOCK + blocks * BLOCK_BYTES:
+            raise CorruptionError(f"{self.path} was cut short: offsets are missing", path=self.path)
+        return blocks
+
+    def _make(self, directory_fd, name):
+        remove_leftovers(directory_fd, name)
+        blocks = blocks_for(self.partitions)
+        salt = int.from_bytes(os.urandom(8), "little")
+        content = bytearray(FIRST_BLOCK + blocks * BLOCK_BYTES)
+        for at in (0, HEADER_COPY):
+            content[at:at + HEADER_BYTES] = encode_header(blocks, self.topic_uuid, salt, at)
+        try:
+            os.unlink(os.path.basename(metadata_path(self.path)), dir_fd=directory_fd)
+        except FileNotFoundError:
+            pass
+        place_file(directory_fd, name, bytes(content), self.path)
+
+    def _grow(self, blocks):
+        """Allocate, then say so in one header after the other: a kill leaves the old size or the new one."""
+        try:
+            os.posix_fallocate(self.fd, 0, FIRST_BLOCK + blocks * BLOCK_BYTES)
+            os.fsync(self.fd)
+            for at in (HEADER_COPY, 0):
+                os.pwrite(self.fd, encode_header(blocks, self.topic_uuid, self.salt, at), at)
+                os.fsync(self.fd)
+        except OSError as error:
+            raise clear_error(error, self.path) from None
+
+    def _map(self, blocks, int protection):
+        cdef size_t size = FIRST_BLOCK + <size_t> blocks * BLOCK_BYTES
+        cdef void* mapped = mmap(NULL, size, protection, MAP_SHARED, self.fd, 0)
+        if mapped is MAP_FAILED:
+            raise MemoryError(f"cannot map {self.path}")
+        self.mapping = <uint8_t*> mapped
+        self.mapping_bytes = size
+        self.shared = <offsets_shared_t*> (self.mapping + SHARED_PAGE)
+
+    # ---- checks ---------------------------------------------------------------------------------------
+
+    def _leave(self):
+        self.users -= 1
+        if self.closed and self.users == 0:
+            close_descriptors(self)
+
+    def _check_open(self):
+        if self.forks != fork_count():
+            raise ClosedError("this offset table was opened before a fork: the child must open its own")
+        if self.closed:
+            raise ClosedError("the offset table is closed")
+
+    def _check_writable(self):
+        self._check_open()
+        if self.registry.read_only:
+            raise ReadOnlyError("an engine opened with read_only=True commits nothing")
+        self._check_poison()
+
+    def _check_poison(self):
+        if self.shared.poisoned:
+            raise DurabilityError(
+                f"a sync of {self.path} failed: what was committed since the last one may be lost. Close all "
+                "engines of this directory and open again"
+            )
+
+    def _check_partition(self, partition):
+        if not 0 <= partition < self.partitions:
+            raise ConfigError(f"no partition {partition}: the table has {self.partitions}")
+
+    def _check_numbers(self, partition, generation):
+        self._check_partition(partition)
+        if not 0 <= generation < 1 << 32:
+            raise ConfigError(f"a group has no generation {generation}")
+
+
+# ---- copies: no Python --------------------------------------------------------------------------------
+
+cdef enum copy_state:
+    EMPTY
+    WHOLE
+    BROKEN
+
+
+cdef inline uint64_t copy_position(int partition, int which) noexcept nogil:
+    return (
+        FIRST_BLOCK + <uint64_t> (partition // BLOCK_PARTITIONS) * BLOCK_BYTES + <uint64_t> which * PAGE_BYTES
+        + <uint64_t> (partition % BLOCK_PARTITIONS) * COPY_BYTES
+    )
+
+
+cdef inline uint8_t* copy_at(OffsetTable table, int partition, int which) noexcept nogil:
+    return table.mapping + copy_position(partition, which)
+
+
+cdef void write_copy(OffsetTable table, int partition, int which, offset_copy_t* fresh) noexcept nogil:
+    fresh.checksum = header_checksum(
+        <const uint8_t*> fresh, COPY_CHECKSUM, table.salt, copy_position(partition, which)
+    )
+    offsets_fence()
+    memcpy(copy_at(table, partition, which), fresh, COPY_BYTES)
+    offsets_fence()
+
+
+cdef int read_copy(OffsetTable table, int partition, int which, offset_copy_t* found) noexcept nogil:
+    """Take the copy out of the mapping, then judge what was taken: others may be writing it."""
+    cdef const uint64_t* words = <const uint64_t*> found
+    cdef uint64_t any_bit = 0
+    cdef int i
+    offsets_fence()
+    memcpy(found, copy_at(table, partition, which), COPY_BYTES)
+    offsets_fence()
+    for i in range(8):
+        any_bit |= words[i]
+    if any_bit == 0:
+        return EMPTY
+    if found.checksum != header_checksum(
+        <const uint8_t*> found, COPY_CHECKSUM, table.salt, copy_position(partition, which)
+    ):
+        return BROKEN
+    return WHOLE
+
+
+cdef void close_descriptors(OffsetTable table) noexcept:
+    if table.fd >= 0:
+        os.close(table.fd)
+    if table.metadata_fd >= 0:
+        os.close(table.metadata_fd)
+    table.fd = table.metadata_fd = -1
+
+
+# ---- the file -----------------------------------------------------------------------------------------
+
+def blocks_for(partitions: int) -> int:
+    """Blocks of 64 partitions that a table of so many needs."""
+    return (partitions + BLOCK_PARTITIONS - 1) // BLOCK_PARTITIONS
+
+
+def metadata_path(path: str) -> str:
+    """Where the commit metadata of the table at `path` is."""
+    return path.removesuffix(".offsets") + ".metadata"
+
+
+cdef object metadata_position(partition, which):
+    return (partition * 2 + which) * METADATA_BYTES
+
+
+cdef bytes encode_header(blocks, uuid, salt, position):
+    cdef uint8_t out[HEADER_BYTES]
+    memset(out, 0, HEADER_BYTES)
+    memcpy(out, b"pylogoff", 8)
+    store32(out + OF_VERSION, 1)
+    store32(out + OF_BLOCKS, blocks)
+    memcpy(out + OF_UUID, <const char*> (<bytes> uuid), 16)
+    store64(out + OF_SALT, salt)
+    store64(out + OF_CHECKSUM, header_checksum(out, OF_CHECKSUM, 0, position))
+    return out[:HEADER_BYTES]
+
+
+cdef read_header(fd, path):
+    """Return (blocks, uuid, salt) of the larger valid header of the two."""
+    cdef bytes stored
+    cdef const uint8_t* p
+    best = None
+    newer = False
+    for at in (0, HEADER_COPY):
+        stored = os.pread(fd, HEADER_BYTES, at)
+        if len(stored) < HEADER_BYTES or not stored.startswith(b"pylogoff"):
+            continue
+        p = <const uint8_t*> <const char*> stored
+        if load64(p + OF_CHECKSUM) != header_checksum(p, OF_CHECKSUM, 0, at):
+            continue
+        if load32(p + OF_VERSION) != 1:
+            newer = True
+        elif best is None or load32(p + OF_BLOCKS) > best[0]:
+            best = load32(p + OF_BLOCKS), stored[OF_UUID:OF_UUID + 16], load64(p + OF_SALT)
+    if newer:
+        raise FormatError(f"{path} was written by a newer release of pylog")
+    if best is None or not 1 <= best[0] <= blocks_for(MAX_PARTITIONS):
+        raise CorruptionError(f"{path} has no valid header: its offsets cannot be told", path=path, position=0)
+    return best
