@@ -41,11 +41,10 @@ def open_engine(directory: Path) -> Any:
     """pylog.open, or SkippedError where there is no pylog."""
     try:
         import pylog
+
+        return pylog.open(data_directory(directory))
     except ImportError as error:
         raise SkippedError(f"pylog is skipped: it is not built ({error})") from None
-    if not hasattr(pylog, "open"):
-        raise SkippedError("pylog is skipped: it has no open() yet")
-    return pylog.open(data_directory(directory))
 
 
 def data_directory(directory: Path) -> Path:
