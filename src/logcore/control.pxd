@@ -104,6 +104,8 @@ cdef class ControlFile:
     cdef void unlock(self, int partition) noexcept nogil
     cpdef int close(self) except -1
     cdef bint map_current(self, bytes uuid) except -1
+    cdef int map_private(self) except -1
+    cdef void adopt(self, void* mapping) noexcept
     cdef int make_new(self, bytes uuid) except -1
     cdef void* older                         # the mapped file of the session before, while ours is made
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again

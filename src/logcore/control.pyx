@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
-    EBUSY, EOWNERDEAD, LOCK_EX, MAP_FAILED, MAP_SHARED, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW,
+    EBUSY, EOWNERDEAD, LOCK_EX, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW,
     O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close, file_bytes, flock, mmap, munmap, mutex_lock_within,
     open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
     robust_mutex_init,
@@ -44,12 +44,13 @@ def control_bytes(partitions: int) -> int:
 cdef class ControlFile:
     """The mapped control file of one topic, made or made anew where it is not of this session.
 
-    Raises FormatError, DiskFullError, OSError. Read-only opening never makes one: it raises FileNotFoundError
-    where there is none of this session.
+    Read-only opening never makes one: it raises FileNotFoundError where there is none of this session, and
+    `private` then gives memory of our own in its place. Raises FormatError, DiskFullError, OSError.
     """
 
     def __cinit__(
-        self, directory: str, registry: Registry, uuid: bytes, partitions: int, *, read_only: bool = False
+        self, directory: str, registry: Registry, uuid: bytes, partitions: int, *, read_only: bool = False,
+        private: bool = False,
     ):
         assert HEADER_BYTES == 512 and SLOT_BYTES == 256 and len(uuid) == 16
         self.path = directory + "/control"
@@ -57,6 +58,9 @@ cdef class ControlFile:
         self.partitions = partitions
         self.read_only = read_only
         self.mapping_bytes = control_bytes(partitions)
+        if private:
+            self.map_private()
+            return
         if read_only:
             if not self.map_current(uuid):
                 raise FileNotFoundError(f"{self.path} is not of a living session")
@@ -91,6 +95,20 @@ cdef class ControlFile:
             self.slots = NULL
             self.dirty = NULL
         return 0
+
+    cdef int map_private(self) except -1:
+        cdef void* mapping = mmap(
+            NULL, self.mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+        )
+        if mapping is MAP_FAILED:
+            raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
+        self.adopt(mapping)
+        return 0
+
+    cdef void adopt(self, void* mapping) noexcept:
+        self.header = <control_header_t*> mapping
+        self.slots = <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES)
+        self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES + self.partitions * SLOT_BYTES)
 
     cdef bint map_current(self, bytes uuid) except -1:
         """Map the file if it is of this session; otherwise keep it as `older` if it was of this boot, and say False."""
@@ -129,9 +147,7 @@ cdef class ControlFile:
             else:
                 munmap(mapping, self.mapping_bytes)
             return False
-        self.header = header
-        self.slots = <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES)
-        self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES + self.partitions * SLOT_BYTES)
+        self.adopt(mapping)
         return True
 
     cdef int make_new(self, bytes uuid) except -1:

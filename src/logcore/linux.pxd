@@ -110,7 +110,7 @@ cdef extern from *:
     void* mmap(void* address, size_t size, int protection, int flags, int fd, int64_t offset) nogil
     int munmap(void* address, size_t size) nogil
     void* MAP_FAILED
-    int MAP_SHARED, PROT_READ, PROT_WRITE
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, PROT_READ, PROT_WRITE
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC, O_NOFOLLOW, O_DIRECTORY
     int LOCK_EX, LOCK_SH, LOCK_UN, LOCK_NB
     int EAGAIN, EBUSY, EOWNERDEAD, ETIMEDOUT, EINTR, ENOENT, ENOSPC, EDQUOT, EFBIG, EEXIST, EIO, ENODATA, EINVAL

@@ -1,0 +1,561 @@
+# cython: language_level=3
+"""The partitions of one opened topic, and the topics of one opened data directory.
+
+Chooses partitions, builds batches and hands them to the partitions' logs; knows nothing of configuration
+files. Invariant: a value, key or partition of a wrong type or size is refused before anything is appended.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from logcore.builder cimport BatchBuilder
+from logcore.control cimport ControlFile, atomic_load32, atomic_load64, atomic_store32, atomic_add
+from logcore.format cimport *
+from logcore.hashing cimport murmur2, xxh3
+from logcore.inputs cimport NULL_LENGTH, check_list, fast_items, item_bytes
+from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, close, openat, open as open_file
+from logcore.partition_log cimport PartitionLog
+from logcore.processes cimport Registry, fork_count
+from logcore.reader cimport PartitionReader
+from logcore.record_headers cimport encode_headers
+from logcore.record_ids cimport RecordId, RecordIds, new_record_id, new_record_ids
+from logcore.service cimport Service
+from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
+
+import os
+
+from logcore.errors import ClosedError, ConfigError, PartialAppendError, ReadOnlyError, RecordTooLargeError
+
+cdef enum:
+    STACK_BATCH = 4096                   # a single record up to this is encoded on the stack
+    BULK_BATCH_BYTES = 1 << 20           # what append_many puts into one batch
+    BATCH_OVERHEAD = 512                 # header, blocks and paddings of one batch, generously
+    COMPRESSION_LEVEL = 3
+
+DURABILITIES = {"os": DURABILITY_OS, "interval": DURABILITY_INTERVAL, "sync": DURABILITY_SYNC}
+CODECS = {"none": CODEC_NONE, "zstd": CODEC_ZSTD}
+PARTITIONERS = ("murmur2", "xxh3")
+
+
+cdef int durability_code(object durability) except -1:
+    code = DURABILITIES.get(durability)
+    if code is None:
+        raise ConfigError(f"durability={durability!r} is unknown: use 'os', 'interval' or 'sync'")
+    return code
+
+
+cdef int64_t check_timestamp(object timestamp) except? -1:
+    """ns since 1970, or STAMP_NOW for None."""
+    if timestamp is None:
+        return STAMP_NOW
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int):
+        raise TypeError(f"timestamp is an int of nanoseconds since 1970, not {type(timestamp).__name__}")
+    if not -(1 << 63) < timestamp < 1 << 63:
+        raise ConfigError(f"timestamp={timestamp} does not fit 64 bits of nanoseconds since 1970")
+    return timestamp
+
+
+cdef class TopicLog:
+    """One opened topic. Threads may share it; readers and appends of any number of processes meet in its files.
+
+    Args:
+        directory: topics/<name> of the data directory; it exists.
+        service: serves interval sync duty; None where nobody does (then only explicit syncs happen).
+        lock_timeout: seconds that an append waits for a partition's lock before LockTimeoutError.
+    """
+
+    def __cinit__(
+        self, directory: str, name: str, registry: Registry, service: Service | None, *, uuid: bytes,
+        partitions: int, partitioner: str = "murmur2", segment_bytes: int = 64 << 20, durability: str = "interval",
+        codec: str = "none", max_record_bytes: int = 1 << 20, sync_interval_ms: int = 100,
+        max_unsynced_bytes: int = 64 << 20, lock_timeout: float = 10.0, read_only: bool = False,
+    ):
+        self.sync_state.directory_fd = -1
+        if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
+            raise ConfigError(
+                f"segment_bytes={segment_bytes} is out of range: {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES}"
+            )
+        self.directory, self.name, self.registry, self.service = directory, name, registry, service
+        self.uuid, self.partitions, self.read_only = uuid, partitions, read_only
+        self.use_xxh3 = partitioner == "xxh3"
+        self.codec = CODECS[codec]
+        self.durability = durability_code(durability)
+        self.segment_bytes = segment_bytes
+        self.max_record_bytes = min(<uint64_t> max_record_bytes, self.batch_room() // 2)
+        self.max_unsynced_bytes = max_unsynced_bytes if self.durability == DURABILITY_INTERVAL else 0
+        self.lock_timeout_ns = <int64_t> (lock_timeout * 1e9)
+        self.logs = [None] * partitions
+        self.spare_builders = []
+        try:
+            self.control = ControlFile(directory, registry, uuid, partitions, read_only=read_only)
+        except FileNotFoundError:        # read-only, and nobody lives: every partition is surveyed privately
+            self.control = ControlFile(directory, registry, uuid, partitions, read_only=True, private=True)
+        self.sync_state.directory_fd = open_file(os.fsencode(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        if self.sync_state.directory_fd < 0:
+            raise OSError(errno, os.strerror(errno), directory)
+        self.sync_state.header = self.control.header
+        self.sync_state.slots = self.control.slots
+        self.sync_state.dirty = self.control.dirty
+        self.sync_state.partitions = partitions
+        self.sync_state.interval_ns = sync_interval_ms * 1_000_000 if self.durability == DURABILITY_INTERVAL else 0
+        if service is not None and not read_only:
+            service.add_topic(&self.sync_state)
+            self.served = True
+
+    def __dealloc__(self):
+        self.detach()
+
+    cdef int detach(self) except -1:
+        if self.served and self.service is not None:
+            self.service.remove_topic(&self.sync_state)
+            self.served = False
+        if self.sync_state.directory_fd >= 0:
+            close(self.sync_state.directory_fd)
+            self.sync_state.directory_fd = -1
+        return 0
+
+    def close(self) -> None:
+        """Sync what this topic has unsynced, let go of the service and the files. Readers keep what they map."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            if not self.read_only and not self.control.header.deleted:
+                self.sync()
+        finally:
+            self.detach()
+            for log in self.logs:
+                if log is not None:
+                    (<PartitionLog> log).close_writer()
+
+    def batch_room(self) -> int:
+        """The largest batch that a segment holds."""
+        return self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS - BATCH_OVERHEAD
+
+    cdef int64_t batch_budget(self) noexcept nogil:
+        cdef int64_t room = <int64_t> (self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS - BATCH_OVERHEAD)
+        room -= <int64_t> self.max_record_bytes + 64
+        return room if room < BULK_BATCH_BYTES else BULK_BATCH_BYTES
+
+    # ---- partitions -----------------------------------------------------------------------------------
+
+    cdef PartitionLog log(self, int partition):
+        cdef PartitionLog log
+        cached = self.logs[partition]
+        if cached is not None:
+            return <PartitionLog> cached
+        if self.closed:
+            raise ClosedError(f"topic {self.name!r} was closed")
+        log = PartitionLog()
+        log.control = self.control
+        log.slot = &self.control.slots[partition]
+        log.sync = &self.sync_state
+        log.service = self.service
+        log.topic, log.partition = self.name, partition
+        log.directory = f"{self.directory}/{partition}"
+        log.uuid = self.uuid
+        log.read_only = self.read_only
+        log.segment_bytes = self.segment_bytes
+        log.max_unsynced_bytes = self.max_unsynced_bytes
+        log.lock_timeout_ns = self.lock_timeout_ns
+        self.logs[partition] = log
+        return log
+
+    cdef int partition_of(self, const uint8_t* key, Py_ssize_t key_bytes) noexcept nogil:
+        if self.use_xxh3:
+            return <int> (xxh3(key, key_bytes) % <uint64_t> self.partitions)
+        return <int> ((murmur2(key, <int32_t> key_bytes) & 0x7FFFFFFF) % <uint32_t> self.partitions)
+
+    cdef int turn(self) noexcept nogil:
+        return <int> (atomic_add(&self.next_partition, 1) % <uint32_t> self.partitions)
+
+    def partition_for(self, key: bytes) -> int:
+        """The partition of records with `key`."""
+        return self.partition_of(<const uint8_t*> <const char*> key, len(key))
+
+    cdef int check_partition(self, object partition) except -1:
+        if isinstance(partition, bool) or not isinstance(partition, int):
+            raise TypeError(f"partition is an int, not {type(partition).__name__}")
+        if not 0 <= partition < self.partitions:
+            raise ConfigError(f"partition {partition} of topic {self.name!r}: it has 0 to {self.partitions - 1}")
+        return partition
+
+    cdef int check_record(self, Py_ssize_t key_bytes, Py_ssize_t value_bytes, Py_ssize_t headers_bytes) except -1:
+        cdef uint64_t size = max(key_bytes, 0) + max(value_bytes, 0) + max(headers_bytes, 0)
+        if size > self.max_record_bytes:
+            raise RecordTooLargeError(
+                f"a record of {size} bytes is beyond the {self.max_record_bytes} that topic {self.name!r} takes "
+                f"(max_record_bytes, at most about half of segment_bytes)", size=size, limit=self.max_record_bytes,
+            )
+        return 0
+
+    # ---- appending ------------------------------------------------------------------------------------
+
+    cdef RecordId append_one(
+        self, object value, object key, object partition, object headers, object timestamp, object durability
+    ):
+        cdef const uint8_t* key_data = NULL
+        cdef const uint8_t* value_data = NULL
+        cdef const uint8_t* headers_data = NULL
+        cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = NULL_LENGTH, headers_bytes = 0
+        cdef bytes encoded = None
+        cdef int where
+        cdef int64_t offset = -1
+        cdef uint64_t end = 0
+        cdef int policy = self.durability if durability is None else durability_code(durability)
+        cdef uint8_t stack[STACK_BATCH]
+        cdef uint8_t* batch = stack
+        cdef uint32_t length
+        cdef int64_t stamp = STAMP_NOW if timestamp is None else check_timestamp(timestamp)
+        cdef PartitionLog log
+        item_bytes(<PyObject*> value, &value_data, &value_bytes)
+        if key is not None:
+            item_bytes(<PyObject*> key, &key_data, &key_bytes)
+        if headers is not None:
+            encoded = encode_headers(headers)
+            headers_data, headers_bytes = <const uint8_t*> PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded)
+        self.check_record(key_bytes, value_bytes, headers_bytes)
+        if partition is not None:
+            where = self.check_partition(partition)
+        elif self.partitions == 1:
+            where = 0
+        else:
+            where = self.turn() if key_data is NULL else self.partition_of(key_data, key_bytes)
+        log = self.log(where)
+        if self.codec != CODEC_NONE:
+            return self.append_built(
+                where, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp, policy
+            )
+        length = single_bytes(key_data is not NULL, key_bytes, value_bytes, headers_bytes)
+        if length > STACK_BATCH:
+            batch = <uint8_t*> malloc(length)
+            if batch is NULL:
+                raise MemoryError()
+        try:
+            encode_single(
+                batch, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp
+            )
+            log.append(batch, length, &offset, &end)
+        finally:
+            if batch is not stack:
+                free(batch)
+        if policy == DURABILITY_SYNC:
+            log.sync_to(end)
+        return new_record_id(self.name, where, offset)
+
+    cdef RecordId append_built(
+        self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value, Py_ssize_t value_bytes,
+        const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp, int policy,
+    ):
+        cdef BatchBuilder builder = self.take_builder()
+        cdef int64_t offset = -1
+        builder.add(key, key_bytes, value, value_bytes, headers, headers_bytes, timestamp, -1)
+        self.append_builder(builder, partition, 0, 0, False, policy, &offset)
+        self.give_builder(builder)
+        return new_record_id(self.name, partition, offset)
+
+    cdef int append_builder(
+        self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
+        int durability, int64_t* base_offset,
+    ) except -1:
+        cdef uint32_t length
+        cdef uint64_t end = 0
+        cdef PartitionLog log = self.log(partition)
+        cdef uint8_t* batch = builder.finish(
+            self.codec, COMPRESSION_LEVEL, producer_id, producer_epoch, has_producer, &length
+        )
+        log.append(batch, length, base_offset, &end)
+        builder.reset()
+        if durability == DURABILITY_SYNC:
+            log.sync_to(end)
+        return 0
+
+    cdef BatchBuilder take_builder(self):
+        cdef BatchBuilder builder
+        if self.spare_builders:
+            builder = self.spare_builders.pop()
+            builder.reset()
+            return builder
+        return BatchBuilder()
+
+    cdef void give_builder(self, BatchBuilder builder):
+        if len(self.spare_builders) < 8:
+            self.spare_builders.append(builder)
+
+    def append_many(
+        self, values: object, keys: object = None, *, partition: int | None = None, timestamps: object = None,
+        headers: object = None, durability: str | None = None,
+    ) -> RecordIds:
+        """Append a list of values (bytes or None), with a list of keys, timestamps or headers if given.
+
+        Batches are atomic one by one. Returns a list-like of RecordId in the order of the values.
+
+        Raises:
+            PartialAppendError: a later batch failed; `appended` has what is in.
+            RecordTooLargeError, TypeError, ValueError: nothing was appended.
+        """
+        cdef int policy = self.durability if durability is None else durability_code(durability)
+        cdef int where = -1 if partition is None else self.check_partition(partition)
+        cdef BulkAppend bulk
+        check_list(values, keys)
+        for name, given in (("timestamps", timestamps), ("headers", headers)):
+            if given is not None and len(given) != len(values):
+                raise ValueError(f"{len(given)} {name} for {len(values)} values: one for each is needed")
+        self.check_sizes(values, keys, headers)
+        bulk = BulkAppend(self, values, keys, timestamps, headers)
+        return bulk.run(where, policy)
+
+    cdef int check_sizes(self, object values, object keys, object headers) except -1:
+        cdef Py_ssize_t i, key_bytes = NULL_LENGTH, value_bytes = NULL_LENGTH
+        cdef const uint8_t* data
+        cdef PyObject** value_items = fast_items(values)
+        cdef PyObject** key_items = NULL if keys is None else fast_items(keys)
+        cdef uint64_t limit = self.max_record_bytes
+        for i in range(len(values)):
+            item_bytes(value_items[i], &data, &value_bytes)
+            if key_items is not NULL:
+                item_bytes(key_items[i], &data, &key_bytes)
+            if <uint64_t> (max(value_bytes, 0) + max(key_bytes, 0)) > limit:
+                self.check_record(key_bytes, value_bytes, 0)
+        return 0
+
+    # ---- reading and the rest -------------------------------------------------------------------------
+
+    def reader(self, partition: int, offset: int, *, synced_only: bool = False) -> PartitionReader:
+        """A reader of one partition from `offset` on. Raises OffsetOutOfRangeError."""
+        return PartitionReader(self.log(self.check_partition(partition)), self, offset, synced_only)
+
+    def log_start_offset(self, partition: int) -> int:
+        """The first offset that can be read."""
+        cdef PartitionLog log = self.log(self.check_partition(partition))
+        log.ensure_ready()
+        return log.slot.log_start_offset
+
+    def log_end_offset(self, partition: int) -> int:
+        """The offset that the next record will get."""
+        cdef PartitionLog log = self.log(self.check_partition(partition))
+        cdef uint64_t end
+        cdef int64_t next_offset
+        log.ensure_ready()
+        log.published(&end, &next_offset)
+        return next_offset
+
+    def synced_offset(self, partition: int) -> int:
+        """The end of what a power cut leaves."""
+        cdef PartitionLog log = self.log(self.check_partition(partition))
+        log.ensure_ready()
+        return log.slot.synced_offset
+
+    def epoch(self, partition: int) -> int:
+        """The partition's epoch: raised by each cut."""
+        cdef PartitionLog log = self.log(self.check_partition(partition))
+        log.ensure_ready()
+        return log.slot.active_epoch
+
+    def sync(self, partition: int | None = None) -> None:
+        """Return once all that is published (of one partition, or all that have unsynced bytes) is on disk."""
+        cdef PartitionLog log
+        cdef int i
+        wanted = range(self.partitions) if partition is None else (self.check_partition(partition),)
+        for i in wanted:
+            if partition is None and not self.control.dirty[i >> 6] >> (i & 63) & 1:
+                continue
+            log = self.log_even_closed(i)
+            log.ensure_ready()
+            log.sync_to(atomic_load64(&log.slot.end))
+
+    cdef PartitionLog log_even_closed(self, int partition):
+        cdef bint closed = self.closed
+        self.closed = False
+        try:
+            return self.log(partition)
+        finally:
+            self.closed = closed
+
+    def recover(self, partition: int) -> None:
+        """Cut a partition whose sync failed at its synced offset, and go on under a new epoch."""
+        from logcore.recovery import cut_poisoned
+        cut_poisoned(self.log(self.check_partition(partition)))
+
+    def recovery_reports(self) -> list:
+        """(partition, Survey) of each partition in which recovery dropped or found something."""
+        return [(log.partition, log.report) for log in self.logs if log is not None and log.report is not None]
+
+    def mark_waiting(self) -> None:
+        """Say that this engine is about to sleep on the topic: look for records once more, then sleep."""
+        self.control.mark_waiting()
+
+    def mark_deleted(self) -> None:
+        """Tell everybody that the topic is gone: appends and polls raise from now on."""
+        atomic_store32(&self.control.header.deleted, 1)
+        self.registry.ring_all()
+
+    @property
+    def deleted(self) -> bool:
+        """Whether somebody deleted the topic while we had it open."""
+        return atomic_load32(&self.control.header.deleted) != 0
+
+    def counters(self) -> dict:
+        """What this engine did in this topic: batches, records, bytes appended, and syncs led."""
+        counted = {"batches": 0, "records": 0, "bytes": 0, "syncs": self.sync_state.syncs}
+        for log in self.logs:
+            if log is not None:
+                counted["batches"] += (<PartitionLog> log).appended_batches
+                counted["records"] += (<PartitionLog> log).appended_records
+                counted["bytes"] += (<PartitionLog> log).appended_bytes
+        return counted
+
+
+cdef class BulkAppend:
+    """One append_many on its way: batches per partition, and what is in so far."""
+
+    cdef TopicLog topic
+    cdef object values, keys, timestamps, headers
+    cdef RecordIds ids
+    cdef Py_ssize_t count, appended
+    cdef int policy
+    cdef set touched
+
+    def __cinit__(self, TopicLog topic, values: object, keys: object, timestamps: object, headers: object):
+        self.topic, self.values, self.keys = topic, values, keys
+        self.timestamps, self.headers = timestamps, headers
+        self.ids = new_record_ids(topic.name)
+        self.count = len(values)
+        self.touched = set()
+
+    cdef RecordIds run(self, int where, int policy):
+        """Append everything and return the ids."""
+        cdef PartitionLog log
+        try:
+            if self.timestamps is None and self.headers is None and (
+                where >= 0 or self.topic.partitions == 1 or self.keys is None
+            ):
+                self.run_in_order(where)
+            else:
+                self.run_scattered(where)
+            if policy == DURABILITY_SYNC:
+                for partition in self.touched:
+                    log = self.topic.log(partition)
+                    log.sync_to(atomic_load64(&log.slot.end))
+        except Exception as error:
+            if self.appended:
+                raise PartialAppendError(
+                    f"{self.appended} of {self.count} records are in, then: {error}", appended=self.ids
+                ) from error
+            raise
+        return self.ids
+
+    cdef int flush(self, BatchBuilder builder, int partition) except -1:
+        cdef int64_t offset = -1
+        cdef int records = builder.record_count
+        self.topic.append_builder(builder, partition, 0, 0, False, DURABILITY_OS, &offset)
+        self.ids.add_run(partition, offset, records)
+        self.appended += records
+        self.touched.add(partition)
+        return 0
+
+    cdef int run_in_order(self, int where) except -1:
+        """All to one partition, or each batch to the next."""
+        cdef Py_ssize_t start = 0
+        cdef Py_ssize_t budget = self.topic.batch_budget()
+        cdef BatchBuilder builder = self.topic.take_builder()
+        while start < self.count:
+            start += builder.add_list(self.values, self.keys, start, self.count, budget)
+            self.flush(builder, where if where >= 0 else self.topic.turn())
+        self.topic.give_builder(builder)
+        return 0
+
+    cdef int run_scattered(self, int where) except -1:
+        """Each record to its key's partition; records without a key share a partition per call."""
+        cdef int32_t* partition_of = <int32_t*> malloc(max(self.count, 1) * sizeof(int32_t))
+        cdef PyObject** value_items = fast_items(self.values)
+        cdef PyObject** key_items = NULL if self.keys is None else fast_items(self.keys)
+        cdef const uint8_t* key = NULL
+        cdef const uint8_t* value = NULL
+        cdef const uint8_t* headers_data = NULL
+        cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0, headers_bytes = 0, i
+        cdef Py_ssize_t budget = self.topic.batch_budget()
+        cdef int64_t stamp = STAMP_NOW
+        cdef int32_t partition
+        cdef int keyless = where if where >= 0 else self.topic.turn()
+        cdef list builders = [None] * self.topic.partitions
+        cdef BatchBuilder builder
+        cdef bytes encoded
+        if partition_of is NULL:
+            raise MemoryError()
+        self.ids.scatter(partition_of, self.count)      # owns it from here on
+        for i in range(self.count):
+            item_bytes(value_items[i], &value, &value_bytes)
+            partition = keyless
+            if key_items is not NULL:
+                item_bytes(key_items[i], &key, &key_bytes)
+                if where < 0 and key is not NULL:
+                    partition = self.topic.partition_of(key, key_bytes)
+            partition_of[i] = partition
+            if self.timestamps is not None:
+                stamp = check_timestamp(self.timestamps[i])
+            if self.headers is not None:
+                encoded = encode_headers(self.headers[i])
+                headers_data, headers_bytes = <const uint8_t*> PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded)
+                self.topic.check_record(key_bytes, value_bytes, headers_bytes)
+            builder = <BatchBuilder> builders[partition]
+            if builder is None:
+                builder = builders[partition] = self.topic.take_builder()
+            builder.add(key, key_bytes, value, value_bytes, headers_data, headers_bytes, stamp, -1)
+            if builder.body_bytes >= budget or builder.record_count == MAX_RECORDS_PER_BATCH:
+                self.flush(builder, partition)
+        for i in range(self.topic.partitions):
+            builder = <BatchBuilder> builders[i]
+            if builder is not None:
+                if builder.record_count:
+                    self.flush(builder, <int> i)
+                self.topic.give_builder(builder)
+        return 0
+
+
+cdef class LogDirectory:
+    """The topics that an engine has open: its appends reach the native core without a Python frame.
+
+    A subclass gives `_open_topic(name) -> TopicLog`, called once for a name that is not open yet.
+    """
+
+    def __cinit__(self, *args: object, **options: object):
+        self.topics = {}
+        self.forks = fork_count()
+
+    cdef TopicLog topic_log(self, object name):
+        cdef TopicLog topic
+        if self.closed or self.forks != fork_count():
+            self._check_open()
+        topic = <TopicLog> self.topics.get(name)
+        if topic is None:
+            topic = self._open_topic(name)
+            self.topics[name] = topic
+        return topic
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("the engine was closed")
+        raise ClosedError("the engine was opened before a fork: open the directory anew in the child")
+
+    def append(
+        self, topic: str, value: bytes | None, key: bytes | None = None, *, partition: int | None = None,
+        headers: object = None, timestamp: int | None = None, durability: str | None = None,
+    ) -> RecordId:
+        """Append one record, visible to all processes on return; returns its RecordId.
+
+        Args:
+            value: bytes; None is a tombstone.
+            key: chooses the partition where none is given; without both, partitions take turns.
+            headers: dict or pairs of (str, bytes | None); order and duplicates are kept.
+            timestamp: ns since 1970, stored as given; now where left out.
+            durability: "os", "interval" or "sync"; the topic's where left out.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, RecordTooLargeError, DiskFullError, LockTimeoutError,
+            DurabilityError, ReadOnlyError, ClosedError.
+        """
+        return self.topic_log(topic).append_one(value, key, partition, headers, timestamp, durability)
