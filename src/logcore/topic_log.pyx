@@ -541,6 +541,28 @@ cdef class LogDirectory:
             raise ClosedError("the engine was closed")
         raise ClosedError("the engine was opened before a fork: open the directory anew in the child")
 
+    def _topic(self, name: str) -> TopicLog:
+        """The opened topic."""
+        return self.topic_log(name)
+
+    def _opened(self) -> list:
+        """The topics that are open now."""
+        return list(self.topics.values())
+
+    def _forget(self, name: str) -> TopicLog | None:
+        """Open the topic anew at its next use; returns what was open."""
+        return self.topics.pop(name, None)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: this engine is its own from now on, with no topic open."""
+        self.topics = {}
+        self.forks = fork_count()
+
+    def _shut(self) -> None:
+        """From now on every use raises ClosedError."""
+        self.closed = True
+        self.topics = {}
+
     def append(
         self, topic: str, value: bytes | None, key: bytes | None = None, *, partition: int | None = None,
         headers: object = None, timestamp: int | None = None, durability: str | None = None,
