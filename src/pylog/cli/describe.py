@@ -1,0 +1,54 @@
+"""`pylog describe`: a topic's configuration, and one row a partition."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from pylog.cli.output import Output
+from pylog.cli.places import open_engine, segments_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the topic."""
+    parser.add_argument("topic")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    """Print the topic; with --json one object that holds everything."""
+    with open_engine(args.directory) as engine:
+        topic = engine.describe_topic(args.topic)
+        partitions = [
+            {
+                "partition": number,
+                "log_start_offset": engine.log_start_offset(args.topic, number),
+                "log_end_offset": engine.log_end_offset(args.topic, number),
+                "synced_offset": engine.synced_offset(args.topic, number),
+                **files_of(Path(args.directory, "topics", args.topic, str(number))),
+            }
+            for number in range(topic.partitions)
+        ]
+    facts: dict[str, object] = {
+        "topic": topic.name,
+        "uuid": topic.uuid,
+        "partitions": topic.partitions,
+        "partitioner": topic.partitioner,
+    }
+    if out.json:
+        out.json_line({**facts, "config": topic.config.as_dict(), "partition_list": partitions})
+        return 0
+    for name, value in {**facts, **topic.config.as_dict()}.items():
+        out.line(f"{name}\t{value}")
+    if out.on_terminal:
+        out.line("")
+    out.rows(partitions)
+    return 0
+
+
+def files_of(partition: Path) -> dict[str, int]:
+    """Count the segments of a partition and the bytes that its files take on disk."""
+    return {
+        "segments": len(segments_of(partition)),
+        "bytes": sum(found.stat(follow_symlinks=False).st_blocks * 512 for found in os.scandir(partition)),
+    }

@@ -1,0 +1,135 @@
+"""How commands print: tables, JSON and text on stdout, everything about them on stderr.
+
+Not a place that knows topics or records. Tables are drawn on a terminal and tab-separated on a pipe; progress
+shows on a terminal only. Invariant: no control, escape or bidirectional character from data or file names
+reaches a terminal; on a pipe, data pass byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+Row = Mapping[str, object]
+
+
+class Advance(Protocol):
+    """Called with the work done since the last call."""
+
+    def __call__(self, amount: int) -> None:
+        """Move the bar on."""
+
+
+def escaped(text: str) -> str:
+    """Return `text` with every character that is not plainly printable written as a backslash escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escaped_bytes(data: bytes) -> bytes:
+    """Return `data` as a terminal may see it."""
+    return escaped(data.decode("utf-8", "backslashreplace")).encode()
+
+
+def to_json(value: object) -> str:
+    """Return `value` as one line of pure ASCII JSON."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def grouped(value: object) -> str:
+    """Return a number with thousands separated, anything else as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return "-" if value is None else str(value)
+
+
+class Output:
+    """Where a command prints to, and in which form."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.on_terminal = sys.stdout.isatty()
+        self.quiet = False
+
+    def rows(self, rows: Sequence[Row], title: str = "") -> None:
+        """Print rows of the same keys: JSON lines, a drawn table, or tab-separated values without a head."""
+        if self.json:
+            for row in rows:
+                self.json_line(row)
+        elif self.on_terminal:
+            draw_table(rows, title)
+        else:
+            for row in rows:
+                self.line("\t".join(escaped(plain(value)) for value in row.values()))
+
+    def json_line(self, value: object) -> None:
+        """Print one JSON value on a line of its own."""
+        sys.stdout.write(to_json(value) + "\n")
+
+    def line(self, text: str) -> None:
+        """Print a line that is no data of a record; always escaped, tabs excepted."""
+        sys.stdout.write("\t".join(escaped(part) for part in text.split("\t")) + "\n")
+
+    def data(self, data: bytes) -> None:
+        """Write bytes as they are; what goes to a terminal was escaped by the caller."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+    def flush(self) -> None:
+        """Let the reader have what was printed."""
+        sys.stdout.flush()
+
+    def status(self, text: str) -> None:
+        """Say something about the data on stderr, unless told to be quiet."""
+        if not self.quiet:
+            sys.stdout.flush()
+            print(escaped(text), file=sys.stderr)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Advance]:
+        """Show a bar on stderr while the block runs, where stderr is a terminal."""
+        if not sys.stderr.isatty() or self.quiet:
+            yield lambda amount: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(escaped(label).replace("[", "\\["), total=total)
+            yield lambda amount: bar.advance(task, amount)
+
+
+def plain(value: object) -> str:
+    """Return a value for a pipe: numbers ungrouped, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def draw_table(rows: Sequence[Row], title: str) -> None:
+    """Draw a table on the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in rows[0].items():
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escaped(grouped(value))) for value in row.values()))
+    Console(highlight=False).print(table)
