@@ -4,18 +4,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.linux cimport pthread_mutex_t
+from logcore.offset_copies cimport offset_copy_t
 from logcore.processes cimport Registry
-
-cdef struct offset_copy_t:            # 64 bytes on disk, docs/FORMAT.md section 9; each partition has two
-    uint64_t version                  # grows with each change; 0: never written
-    int64_t offset                    # next to read, -1: none
-    uint32_t epoch                    # of the partition
-    uint32_t generation               # of the group, when its owner got the partition
-    uint32_t metadata_bytes
-    uint32_t reserved32
-    uint64_t metadata_checksum
-    uint64_t reserved[2]
-    uint64_t checksum
 
 cdef struct offsets_shared_t:         # the file's second page: of living processes, void in another session
     uint64_t session
@@ -30,7 +20,7 @@ cdef class OffsetTable:
     cdef uint64_t salt
     cdef uint32_t forks
     cdef int fd, metadata_fd
-    cdef int users                    # calls that are without the GIL: the last one closes what close() could not
+    cdef int users                    # calls without the GIL: the last one closes what close() could not
     cdef bint closed
     cdef readonly Registry registry
     cdef readonly str path

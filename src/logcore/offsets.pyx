@@ -6,51 +6,41 @@ writes two checked copies one after the other, the older one first. Invariant: a
 writer as for a reader who takes no lock, one of the two copies of a partition is whole.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memset
 
 cimport cython
 
-from logcore.format cimport MAX_PARTITIONS, load32, load64, store32, store64
-from logcore.hashing cimport header_checksum, xxh3
+from logcore.failpoints cimport failpoint
+from logcore.format cimport MAX_PARTITIONS
+from logcore.hashing cimport xxh3
 from logcore.linux cimport (
-    EBUSY, EIO, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fdatasync, mmap, munmap,
-    mutex_lock_within, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock, robust_mutex_init,
+    EBUSY, EIO, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, close,
+    fdatasync, mmap, munmap, mutex_lock_within, pthread_mutex_consistent, pthread_mutex_trylock,
+    pthread_mutex_unlock, robust_mutex_init,
+)
+from logcore.offset_copies cimport (
+    COPY_BYTES, COPY_EMPTY, COPY_WHOLE, OFFSETS_BLOCK_PARTITIONS, copy_position, offset_copy_t, read_copy,
+    write_copy,
 )
 from logcore.processes cimport Registry, fork_count
 
 import os
 
 from logcore.errors import (
-    ClosedError, ConfigError, CorruptionError, DurabilityError, FencedError, FormatError, LockTimeoutError,
-    ReadOnlyError,
+    ClosedError, ConfigError, CorruptionError, DurabilityError, FencedError, LockTimeoutError, ReadOnlyError,
+)
+from logcore.offsets_file import (
+    HEADER_PLACES, blocks_for, empty_table, encode_header, file_bytes, metadata_path, metadata_position,
+    read_header,
 )
 from logcore.whole_files import (
     LOCK_SECONDS, clear_error, locked_directory, make_directory, open_plain, place_file, remove_leftovers,
 )
 
-cdef extern from *:
-    """
-    #define offsets_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-    """
-    void offsets_fence() nogil
-
 cdef enum:
-    PAGE_BYTES = 4096
-    OF_VERSION = 8               # u32
-    OF_BLOCKS = 12               # u32
-    OF_UUID = 16                 # 16 bytes
-    OF_SALT = 32                 # u64
-    OF_CHECKSUM = 56             # u64
-    HEADER_BYTES = 64
-    HEADER_COPY = 2048           # file position of the second one
     SHARED_PAGE = 4096           # file position of offsets_shared_t
-    FIRST_BLOCK = 8192
-    BLOCK_BYTES = 8192           # a page of first copies, a page of second ones
-    BLOCK_PARTITIONS = 64
-    COPY_BYTES = 64
-    COPY_CHECKSUM = 56
-    METADATA_BYTES = 4096        # most of one commit
+    METADATA_MOST = 4096
     READ_TRIES = 1000
     METADATA_TRIES = 50
     NEITHER = -1
@@ -124,8 +114,8 @@ cdef class OffsetTable:
         self._check_numbers(partition, generation)
         if not 0 <= offset < 1 << 63 or not 0 <= epoch < 1 << 32:
             raise ConfigError(f"cannot commit offset {offset} in epoch {epoch}")
-        if not isinstance(metadata, bytes) or len(metadata) > METADATA_BYTES:
-            raise ConfigError(f"commit metadata is bytes, at most {METADATA_BYTES} of them")
+        if not isinstance(metadata, bytes) or len(metadata) > METADATA_MOST:
+            raise ConfigError(f"commit metadata is bytes, at most {METADATA_MOST} of them")
         self.lock()
         try:
             self.check_generation(partition, generation)
@@ -160,8 +150,8 @@ cdef class OffsetTable:
             try:
                 self.check_generation(partition, generation)
             except CorruptionError:
-                memset(copy_at(self, partition, 0), 0, COPY_BYTES)
-                memset(copy_at(self, partition, 1), 0, COPY_BYTES)
+                memset(self.mapping + copy_position(partition, 0), 0, COPY_BYTES)
+                memset(self.mapping + copy_position(partition, 1), 0, COPY_BYTES)
             self.store(partition, -1, 0, generation, b"")
         finally:
             self.unlock()
@@ -242,12 +232,12 @@ cdef class OffsetTable:
                 pid=self.shared.holder,
             )
         if code == EOWNERDEAD:
-            # It may have left one copy half written: the checksum says so, and the next commit writes it first.
+            # It may have left one copy half written: its checksum says so, and the next commit mends it.
             pthread_mutex_consistent(&self.shared.lock)
         elif code != 0:
             raise CorruptionError(
-                f"{self.path}: the page shared by living processes is damaged ({os.strerror(code)}): close all "
-                "engines of this directory and open again", path=self.path, position=SHARED_PAGE,
+                f"{self.path}: the page that living processes share is damaged ({os.strerror(code)}): close "
+                "all engines of this directory and open again", path=self.path, position=SHARED_PAGE,
             )
         self.shared.holder = self.registry.pid
         if self.closed or self.shared.poisoned:
@@ -266,7 +256,8 @@ cdef class OffsetTable:
         cdef offset_copy_t found
         if self.newest(partition, &found) != NEITHER and generation < found.generation:
             raise FencedError(
-                f"partition {partition} belongs to generation {found.generation} of its group; {generation} is over"
+                f"partition {partition} belongs to generation {found.generation} of its group: {generation} "
+                "is over"
             )
         return 0
 
@@ -288,34 +279,39 @@ cdef class OffsetTable:
         first = 1 - kept if kept != NEITHER else 0
         if metadata:
             self._write_metadata(partition, first, metadata)
-        write_copy(self, partition, first, &fresh)
+        failpoint("offsets.metadata")
+        write_copy(self.mapping, self.salt, partition, first, &fresh)
+        failpoint("offsets.first_copy")
         if metadata:
             try:
                 self._write_metadata(partition, 1 - first, metadata)
             except (OSError, MemoryError):
                 return 0        # committed already; the second copy stays as it was
-        write_copy(self, partition, 1 - first, &fresh)
+        write_copy(self.mapping, self.salt, partition, 1 - first, &fresh)
+        failpoint("offsets.second_copy")
         return 0
 
     cdef int newest(self, int partition, offset_copy_t* found) except -2:
         """Copy out the newest whole copy and say which it is; NEITHER where nothing was written yet."""
         cdef offset_copy_t other
-        cdef int which, tries
+        cdef int which, _tries
         cdef int state[2]
-        for tries in range(READ_TRIES):
+        for _tries in range(READ_TRIES):
             for which in range(2):
-                state[which] = read_copy(self, partition, which, found if which == 0 else &other)
-            if state[0] == WHOLE or state[1] == WHOLE:
-                if state[0] != WHOLE or (state[1] == WHOLE and other.version > found.version):
+                state[which] = read_copy(
+                    self.mapping, self.salt, partition, which, found if which == 0 else &other
+                )
+            if state[0] == COPY_WHOLE or state[1] == COPY_WHOLE:
+                if state[0] != COPY_WHOLE or (state[1] == COPY_WHOLE and other.version > found.version):
                     found[0] = other
                     return 1
                 return 0
-            if state[0] == EMPTY or state[1] == EMPTY:
+            if state[0] == COPY_EMPTY or state[1] == COPY_EMPTY:
                 memset(found, 0, COPY_BYTES)      # a first commit may be on its way, or died on it
                 return NEITHER
             # a writer passed between our two looks, or both are damaged
         raise CorruptionError(
-            f"{self.path}: both copies of the offset of partition {partition} are damaged. forget() drops them",
+            f"{self.path}: both copies of partition {partition}'s offset are damaged; forget() drops them",
             path=self.path, position=copy_position(partition, 0),
         )
 
@@ -343,12 +339,14 @@ cdef class OffsetTable:
                 return None
         for which in range(2):
             stored = os.pread(self.metadata_fd, copy.metadata_bytes, metadata_position(partition, which))
-            if len(stored) == copy.metadata_bytes and xxh3(<const char*> stored, len(stored)) == copy.metadata_checksum:
+            if len(stored) != copy.metadata_bytes:
+                continue
+            if xxh3(<const char*> stored, len(stored)) == copy.metadata_checksum:
                 return stored
         return None
 
     def _open_metadata(self, flags):
-        directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = open_directory_of(self.path)
         try:
             path = metadata_path(self.path)
             self.metadata_fd = open_plain(directory, os.path.basename(path), path, flags)
@@ -378,7 +376,7 @@ cdef class OffsetTable:
 
     def _open_read_only(self):
         try:
-            directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = open_directory_of(self.path)
         except FileNotFoundError:
             return
         try:
@@ -387,7 +385,7 @@ cdef class OffsetTable:
             os.close(directory)
         if blocks:
             # the rest was never committed to
-            self.partitions = min(self.partitions, blocks * BLOCK_PARTITIONS)
+            self.partitions = min(self.partitions, blocks * OFFSETS_BLOCK_PARTITIONS)
             self._map(blocks, PROT_READ)
 
     def _open_file(self, directory_fd, name):
@@ -402,36 +400,31 @@ cdef class OffsetTable:
             os.close(self.fd)
             self.fd = -1
             return 0
-        if os.fstat(self.fd).st_size < FIRST_BLOCK + blocks * BLOCK_BYTES:
-            raise CorruptionError(f"{self.path} was cut short: offsets are missing", path=self.path)
         return blocks
 
     def _make(self, directory_fd, name):
         remove_leftovers(directory_fd, name)
-        blocks = blocks_for(self.partitions)
         salt = int.from_bytes(os.urandom(8), "little")
-        content = bytearray(FIRST_BLOCK + blocks * BLOCK_BYTES)
-        for at in (0, HEADER_COPY):
-            content[at:at + HEADER_BYTES] = encode_header(blocks, self.topic_uuid, salt, at)
         try:
             os.unlink(os.path.basename(metadata_path(self.path)), dir_fd=directory_fd)
         except FileNotFoundError:
             pass
-        place_file(directory_fd, name, bytes(content), self.path)
+        fresh = empty_table(blocks_for(self.partitions), self.topic_uuid, salt)
+        place_file(directory_fd, name, fresh, self.path)
 
     def _grow(self, blocks):
         """Allocate, then say so in one header after the other: a kill leaves the old size or the new one."""
         try:
-            os.posix_fallocate(self.fd, 0, FIRST_BLOCK + blocks * BLOCK_BYTES)
+            os.posix_fallocate(self.fd, 0, file_bytes(blocks))
             os.fsync(self.fd)
-            for at in (HEADER_COPY, 0):
+            for at in reversed(HEADER_PLACES):
                 os.pwrite(self.fd, encode_header(blocks, self.topic_uuid, self.salt, at), at)
                 os.fsync(self.fd)
         except OSError as error:
             raise clear_error(error, self.path) from None
 
     def _map(self, blocks, int protection):
-        cdef size_t size = FIRST_BLOCK + <size_t> blocks * BLOCK_BYTES
+        cdef size_t size = file_bytes(blocks)
         cdef void* mapped = mmap(NULL, size, protection, MAP_SHARED, self.fd, 0)
         if mapped is MAP_FAILED:
             raise MemoryError(f"cannot map {self.path}")
@@ -475,108 +468,13 @@ cdef class OffsetTable:
             raise ConfigError(f"a group has no generation {generation}")
 
 
-# ---- copies: no Python --------------------------------------------------------------------------------
-
-cdef enum copy_state:
-    EMPTY
-    WHOLE
-    BROKEN
-
-
-cdef inline uint64_t copy_position(int partition, int which) noexcept nogil:
-    return (
-        FIRST_BLOCK + <uint64_t> (partition // BLOCK_PARTITIONS) * BLOCK_BYTES + <uint64_t> which * PAGE_BYTES
-        + <uint64_t> (partition % BLOCK_PARTITIONS) * COPY_BYTES
-    )
-
-
-cdef inline uint8_t* copy_at(OffsetTable table, int partition, int which) noexcept nogil:
-    return table.mapping + copy_position(partition, which)
-
-
-cdef void write_copy(OffsetTable table, int partition, int which, offset_copy_t* fresh) noexcept nogil:
-    fresh.checksum = header_checksum(
-        <const uint8_t*> fresh, COPY_CHECKSUM, table.salt, copy_position(partition, which)
-    )
-    offsets_fence()
-    memcpy(copy_at(table, partition, which), fresh, COPY_BYTES)
-    offsets_fence()
-
-
-cdef int read_copy(OffsetTable table, int partition, int which, offset_copy_t* found) noexcept nogil:
-    """Take the copy out of the mapping, then judge what was taken: others may be writing it."""
-    cdef const uint64_t* words = <const uint64_t*> found
-    cdef uint64_t any_bit = 0
-    cdef int i
-    offsets_fence()
-    memcpy(found, copy_at(table, partition, which), COPY_BYTES)
-    offsets_fence()
-    for i in range(8):
-        any_bit |= words[i]
-    if any_bit == 0:
-        return EMPTY
-    if found.checksum != header_checksum(
-        <const uint8_t*> found, COPY_CHECKSUM, table.salt, copy_position(partition, which)
-    ):
-        return BROKEN
-    return WHOLE
-
-
 cdef void close_descriptors(OffsetTable table) noexcept:
     if table.fd >= 0:
-        os.close(table.fd)
+        close(table.fd)
     if table.metadata_fd >= 0:
-        os.close(table.metadata_fd)
+        close(table.metadata_fd)
     table.fd = table.metadata_fd = -1
 
 
-# ---- the file -----------------------------------------------------------------------------------------
-
-def blocks_for(partitions: int) -> int:
-    """Blocks of 64 partitions that a table of so many needs."""
-    return (partitions + BLOCK_PARTITIONS - 1) // BLOCK_PARTITIONS
-
-
-def metadata_path(path: str) -> str:
-    """Where the commit metadata of the table at `path` is."""
-    return path.removesuffix(".offsets") + ".metadata"
-
-
-cdef object metadata_position(partition, which):
-    return (partition * 2 + which) * METADATA_BYTES
-
-
-cdef bytes encode_header(blocks, uuid, salt, position):
-    cdef uint8_t out[HEADER_BYTES]
-    memset(out, 0, HEADER_BYTES)
-    memcpy(out, b"pylogoff", 8)
-    store32(out + OF_VERSION, 1)
-    store32(out + OF_BLOCKS, blocks)
-    memcpy(out + OF_UUID, <const char*> (<bytes> uuid), 16)
-    store64(out + OF_SALT, salt)
-    store64(out + OF_CHECKSUM, header_checksum(out, OF_CHECKSUM, 0, position))
-    return out[:HEADER_BYTES]
-
-
-cdef read_header(fd, path):
-    """Return (blocks, uuid, salt) of the larger valid header of the two."""
-    cdef bytes stored
-    cdef const uint8_t* p
-    best = None
-    newer = False
-    for at in (0, HEADER_COPY):
-        stored = os.pread(fd, HEADER_BYTES, at)
-        if len(stored) < HEADER_BYTES or not stored.startswith(b"pylogoff"):
-            continue
-        p = <const uint8_t*> <const char*> stored
-        if load64(p + OF_CHECKSUM) != header_checksum(p, OF_CHECKSUM, 0, at):
-            continue
-        if load32(p + OF_VERSION) != 1:
-            newer = True
-        elif best is None or load32(p + OF_BLOCKS) > best[0]:
-            best = load32(p + OF_BLOCKS), stored[OF_UUID:OF_UUID + 16], load64(p + OF_SALT)
-    if newer:
-        raise FormatError(f"{path} was written by a newer release of pylog")
-    if best is None or not 1 <= best[0] <= blocks_for(MAX_PARTITIONS):
-        raise CorruptionError(f"{path} has no valid header: its offsets cannot be told", path=path, position=0)
-    return best
+cdef object open_directory_of(path):
+    return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -14,10 +14,14 @@ from cpython.exc cimport PyErr_CheckSignals
 
 cimport cython
 
+from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, EINTR, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
-    clock_ns, close, futex_wait, futex_wake, mmap, munmap, pthread_mutex_consistent, pthread_mutex_trylock,
-    pthread_mutex_unlock, robust_mutex_init,
+    CLOCK_BOOTTIME, EINTR, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, clock_ns, close,
+    futex_wait, mmap, munmap, robust_mutex_init,
+)
+from logcore.registry_slots cimport (
+    REGISTRY_SLOTS, registry_slot_t, ring_slot, ring_slots, slot_lives, slot_load32, slot_load64,
+    slot_loadi64,
 )
 
 import errno
@@ -32,8 +36,6 @@ from logcore.whole_files import LOCK_SECONDS, clear_error, open_plain, place_fil
 
 cdef extern from *:
     """
-    #include <limits.h>
-
     #define PYLOG_MOST_LOCKS 4096
 
     static uint32_t pylog_forks;
@@ -61,7 +63,9 @@ cdef extern from *:
         }
         return -1;
     }
-    static int pylog_take_lock(int place) { return __atomic_exchange_n(&pylog_locks[place], 0, __ATOMIC_SEQ_CST) - 1; }
+    static int pylog_take_lock(int place) {
+        return __atomic_exchange_n(&pylog_locks[place], 0, __ATOMIC_SEQ_CST) - 1;
+    }
     static uint32_t pylog_fork_count(void) { return __atomic_load_n(&pylog_forks, __ATOMIC_RELAXED); }
 
     static int pylog_ofd(int fd, int type, int64_t byte) {
@@ -77,7 +81,6 @@ cdef extern from *:
         lock.l_type = F_WRLCK; lock.l_whence = SEEK_SET; lock.l_start = byte; lock.l_len = 1;
         return fcntl(fd, F_OFD_GETLK, &lock) == 0 ? lock.l_type : -errno;
     }
-    static uint32_t pylog_thread(void) { return (uint32_t)syscall(SYS_gettid); }
     static void pylog_nap(int64_t ns) {
         struct timespec t = timespec_of(ns);
         nanosleep(&t, NULL);
@@ -89,10 +92,9 @@ cdef extern from *:
     uint32_t pylog_fork_count() noexcept nogil
     int pylog_ofd(int fd, int type, int64_t byte) nogil
     int pylog_ofd_others(int fd, int64_t byte) nogil
-    uint32_t pylog_thread() nogil
     void pylog_nap(int64_t ns) nogil
     int F_RDLCK, F_WRLCK, F_UNLCK
-    int INT_MAX, MAP_FIXED
+    int MAP_FIXED
 
 cdef enum:
     LIFE = 0                     # bytes of `lock`
@@ -100,75 +102,17 @@ cdef enum:
     HEADER_BYTES = 4096
     POLL_NS = 50_000_000         # how long a waiter without a word of its own sleeps
 
-REGISTRY_HEADER = struct.Struct("<8sIIIIQ16sQQ")     # magic, version, slots, slot bytes, 0, session, boot, namespaces
+# magic, version, slots, slot bytes, 0, session, boot id, pid and time namespace
+REGISTRY_HEADER = struct.Struct("<8sIIIIQ16sQQ")
 REGISTRY_VERSION = 1
 
 if pylog_watch_forks():
     raise ImportError("pthread_atfork has no memory")
 
 
-# ---- slots: no Python from here to the class ----------------------------------------------------------
-
 cpdef uint32_t fork_count() noexcept nogil:
-    """Return a number that grows by one in each forked child: an object made under another one is inherited."""
+    """Return a number that grows by one in each forked child; what another count saw is inherited."""
     return pylog_fork_count()
-
-
-cdef bint slot_lives(registry_slot_t* slot) noexcept nogil:
-    # A claimer has the mutex before it clears the old incarnation; its TID then differs from `thread`.
-    cdef uint32_t word = slot_load32(mutex_word(&slot.alive))
-    return not word & FUTEX_OWNER_DIED and word & FUTEX_TID_MASK != 0 \
-        and word & FUTEX_TID_MASK == slot_load32(&slot.thread)
-
-
-cdef int claim_slot(registry_slot_t* slots, uint32_t pid, uint64_t start_time, uint64_t incarnation) noexcept nogil:
-    cdef int i, taken
-    cdef registry_slot_t* slot
-    for i in range(REGISTRY_SLOTS):
-        slot = &slots[i]
-        taken = pthread_mutex_trylock(&slot.alive)
-        if taken == EOWNERDEAD:
-            pthread_mutex_consistent(&slot.alive)
-        elif taken != 0:
-            continue
-        slot_store64(&slot.incarnation, 0)      # before `thread`: see slot_lives() and lives()
-        slot_store32(&slot.thread, pylog_thread())
-        slot_store32(&slot.pid, pid)
-        slot_store64(&slot.start_time, start_time)
-        slot_storei64(&slot.heartbeat, clock_ns(CLOCK_BOOTTIME))
-        slot_store64(&slot.incarnation, incarnation)
-        return i
-    return -1
-
-
-cdef void release_slot(registry_slot_t* slots, int slot) noexcept nogil:
-    slot_store64(&slots[slot].incarnation, 0)
-    pthread_mutex_unlock(&slots[slot].alive)
-
-
-cdef int bury_slot(registry_slot_t* slots, int slot) noexcept nogil:
-    cdef int taken = pthread_mutex_trylock(&slots[slot].alive)
-    if taken != 0 and taken != EOWNERDEAD:
-        return 0                                # it lives after all, or somebody else buries it
-    slot_store64(&slots[slot].incarnation, 0)
-    if taken == EOWNERDEAD:
-        pthread_mutex_consistent(&slots[slot].alive)
-    pthread_mutex_unlock(&slots[slot].alive)
-    return taken == EOWNERDEAD
-
-
-cdef void ring_slot(registry_slot_t* slots, int slot) noexcept nogil:
-    slot_bump(&slots[slot].word)
-    futex_wake(&slots[slot].word, INT_MAX)
-
-
-cdef void ring_slots(registry_slot_t* slots) noexcept nogil:
-    cdef int i
-    for i in range(REGISTRY_SLOTS):
-        if slot_load64(&slots[i].incarnation) != 0:
-            ring_slot(slots, i)
-            slot_bump(&slots[i].watch_word)
-            futex_wake(&slots[i].watch_word, INT_MAX)
 
 
 # ---- the registry -------------------------------------------------------------------------------------
@@ -185,7 +129,7 @@ cdef class Registry:
         read_only: look, and change nothing: no lock is taken, no file is made.
 
     Raises:
-        UnsupportedError: living engines run in another pid or time namespace, or the file system has no locks.
+        UnsupportedError: engines of another pid or time namespace live, or the file system has no locks.
         LockTimeoutError: another process has been opening the directory for 10 seconds.
         FormatError: the files are another release's, or no plain files.
         ReadOnlyError, DiskFullError: the directory cannot be written.
@@ -257,8 +201,7 @@ cdef class Registry:
         """Say whether the engine that was in `slot` as `incarnation` lives; takes no lock."""
         if self.slots is NULL or slot < 0 or slot >= REGISTRY_SLOTS or incarnation == 0:
             return False
-        # the incarnation last: a claimer clears it before it changes what slot_lives() compares
-        return slot_lives(&self.slots[slot]) and slot_load64(&self.slots[slot].incarnation) == incarnation
+        return slot_lives(&self.slots[slot], incarnation)
 
     # ---- the Python face ------------------------------------------------------------------------------
 
@@ -355,18 +298,20 @@ cdef class Registry:
         return kind
 
     def _join(self, int directory):
-        """Take byte 1, see by byte 0 whether anybody lives, make or map `processes`, hold byte 0, leave byte 1."""
+        """Take byte 1, see by byte 0 whether anybody lives, make or map `processes`, keep byte 0, leave 1."""
         self._take_within(OPENING)
         alone = self._try(F_WRLCK, LIFE)
         self.first = alone
         if alone:
             remove_leftovers(directory, "processes.")
             place_file(directory, "processes", fresh_registry(), self._file(), durable=False)
+            failpoint("registry.made")
         elif not self._try(F_RDLCK, LIFE):
-            raise LockTimeoutError(f"{self.path}: the lock of living engines is held exclusively by no engine")
+            raise LockTimeoutError(f"{self.path}: something else than an engine holds its lock exclusively")
         self._map(directory, PROT_READ | PROT_WRITE)
         if alone and not self._try(F_RDLCK, LIFE):
             raise LockTimeoutError(f"{self.path}: the lock could not be made shared")
+        failpoint("registry.joined")
         pylog_ofd(self.lock_fd, F_UNLCK, OPENING)
 
     def _try(self, int kind, int64_t byte):
@@ -376,7 +321,7 @@ cdef class Registry:
         if code in (errno.EAGAIN, errno.EACCES):
             return False
         if code in (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise UnsupportedError(f"{self.path}: its file system has no locks of open files ({os.strerror(code)})")
+            raise UnsupportedError(f"{self.path}: the file system has no OFD locks: {os.strerror(code)}")
         raise clear_error(OSError(code, os.strerror(code)), os.path.join(self.path, "lock"))
 
     def _take_within(self, int64_t byte):
@@ -414,9 +359,10 @@ cdef class Registry:
         cdef void* mapped
         cdef size_t size = registry_bytes()
         try:
-            fd = open_plain(directory, "processes", self._file(), os.O_RDWR if protection & PROT_WRITE else os.O_RDONLY)
+            access = os.O_RDWR if protection & PROT_WRITE else os.O_RDONLY
+            fd = open_plain(directory, "processes", self._file(), access)
         except FileNotFoundError:
-            raise FormatError(f"{self._file()} was removed while engines live: close them all and open again") from None
+            raise FormatError(f"{self._file()} was removed from under living engines: close them") from None
         try:
             session = check_registry(fd, self._file(), foreign_allowed=self.read_only)
             if self.slots is not NULL and session == self.session:
@@ -479,7 +425,8 @@ cdef check_registry(fd, path, foreign_allowed):
     if len(stored) < size + 8 or os.fstat(fd).st_size != registry_bytes():
         raise FormatError(f"{path} has not the size of a registry: close all engines and open again")
     magic, version, slots, slot_bytes, _, session, boot, pid_ns, time_ns = REGISTRY_HEADER.unpack_from(stored)
-    if magic != b"pylogreg" or checksum_header(stored[:size], 0, 0) != int.from_bytes(stored[size:], "little"):
+    checksum = int.from_bytes(stored[size:], "little")
+    if magic != b"pylogreg" or checksum_header(stored[:size], 0, 0) != checksum:
         raise FormatError(f"{path} is damaged while engines live: close them all and open again")
     if (version, slots, slot_bytes) != (REGISTRY_VERSION, REGISTRY_SLOTS, sizeof(registry_slot_t)):
         raise FormatError(f"{path} belongs to living engines of another release of pylog: close them first")
@@ -490,8 +437,8 @@ cdef check_registry(fd, path, foreign_allowed):
         raise UnsupportedError(f"{path} is in use on another machine; one machine at a time may write")
     if (pid_ns, time_ns) != (our_pid_ns, our_time_ns):
         raise UnsupportedError(
-            f"{path}: engines of another pid or time namespace live, whose deaths could not be seen here. Run "
-            "both in one (docker run --pid=container:NAME or --pid=host, Kubernetes shareProcessNamespace), or "
-            "open with read_only=True"
+            f"{path}: engines of another pid or time namespace live, whose deaths could not be seen here. "
+            "Run both in one (docker run --pid=container:NAME or --pid=host, shareProcessNamespace in "
+            "Kubernetes), or open with read_only=True"
         )
     return session

@@ -26,7 +26,7 @@ cdef struct producer_entry_t:
     int64_t last_sequence
     int64_t last_offset           # of the record with last_sequence
     int64_t last_timestamp
-    produced_batch_t* window      # ring of window_size places, window_count used; the next goes to window_next
+    produced_batch_t* window      # ring of window_size places, window_count used; next goes to window_next
     int32_t window_size, window_count, window_next
 
 cdef class ProducerTable:
@@ -42,12 +42,13 @@ cdef class ProducerTable:
     # Makes room for a producer that is new, so that the note() of that batch cannot fail after it was
     # published. `offset`: where the record with first_sequence is, -1 where that is not known (any more).
     cdef int check(
-        self, uint64_t producer_id, uint32_t epoch, int64_t first_sequence, int64_t last_sequence, int64_t* offset
+        self, uint64_t producer_id, uint32_t epoch, int64_t first_sequence, int64_t last_sequence,
+        int64_t* offset,
     ) except -1 nogil
     cdef int note(self, const uint8_t* batch) except -1 nogil    # any batch that check_batch() accepted
     cdef int load_footer(self, const uint8_t* footer) except -1 nogil    # one that check_footer() accepted
-    cdef int write_entries(self, uint8_t* out, int most) noexcept nogil  # the most recent, oldest of them first
-    cdef producer_entry_t* find(self, uint64_t producer_id) noexcept nogil  # NULL: unknown; valid until note()
+    cdef int write_entries(self, uint8_t* out, int most) noexcept nogil  # the most recent, oldest first
+    cdef producer_entry_t* find(self, uint64_t producer_id) noexcept nogil  # or NULL; valid until note()
     cdef int64_t offset_of(self, uint64_t producer_id, int64_t sequence) noexcept nogil    # -1: not known
     cdef void clear(self) noexcept nogil
 

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 cimport cython
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of
+from logcore.failpoints cimport failpoint
 from logcore.format cimport *
 from logcore.hashing cimport header_checksum
 from logcore.linux cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
@@ -58,7 +59,8 @@ cdef class ProducerTable:
         return &self.entries[place - 1] if place else NULL
 
     cdef int check(
-        self, uint64_t producer_id, uint32_t epoch, int64_t first_sequence, int64_t last_sequence, int64_t* offset
+        self, uint64_t producer_id, uint32_t epoch, int64_t first_sequence, int64_t last_sequence,
+        int64_t* offset,
     ) except -1 nogil:
         cdef producer_entry_t* entry = self.find(producer_id)
         offset[0] = -1
@@ -150,13 +152,14 @@ cdef class ProducerTable:
     cdef int make_room(self) except -1 nogil:
         """Have a free entry, or be full: then the next new producer takes the oldest one's."""
         cdef int32_t capacity, i
-        cdef producer_entry_t* entries
+        cdef producer_entry_t* entries = NULL
         cdef int32_t* buckets
         if self.count < self.capacity or self.capacity == MAX_PRODUCERS_PER_PARTITION:
             return 0
         capacity = self.capacity * 2 if self.capacity else 1
         buckets = <int32_t*> calloc(capacity * 2, sizeof(int32_t))
-        entries = <producer_entry_t*> realloc(self.entries, capacity * sizeof(producer_entry_t)) if buckets else NULL
+        if buckets is not NULL:
+            entries = <producer_entry_t*> realloc(self.entries, capacity * sizeof(producer_entry_t))
         if entries is NULL:
             free(buckets)
             with gil:
@@ -226,7 +229,9 @@ cdef class ProducerTable:
         self.write_entries(<uint8_t*> <char*> out, room)
         return bytes(out)
 
-    def verdict(self, producer_id: int, epoch: int, first_sequence: int, last_sequence: int) -> tuple[str, int]:
+    def verdict(
+        self, producer_id: int, epoch: int, first_sequence: int, last_sequence: int
+    ) -> tuple[str, int]:
         """Say `"new"`, `"duplicate"`, `"overlap"` or `"fenced"`, and the offset of first_sequence or -1."""
         cdef int64_t offset = -1
         cdef int decided = self.check(producer_id, epoch, first_sequence, last_sequence, &offset)
@@ -388,7 +393,7 @@ cdef class ProducerIdentity:
             munmap(<void*> (<const uint8_t*> self.mapped_epoch - ID_EPOCH), IDENTITY_BYTES)
 
     cpdef bint fenced(self) noexcept nogil:
-        """Say whether this object may no longer write as its producer: fenced, closed, or inherited by a fork."""
+        """Say whether this object may no longer write as its producer: fenced, closed or inherited."""
         return self.closed or (<const volatile uint32_t*> self.mapped_epoch)[0] != self.epoch \
             or self.forks != fork_count()
 
@@ -410,15 +415,15 @@ cdef class ProducerIdentity:
         cdef bytes stored = os.pread(fd, IDENTITY_BYTES + 1, 0)
         cdef const uint8_t* p = <const uint8_t*> <const char*> stored
         if len(stored) == IDENTITY_BYTES and stored[:8] == b"pylogprd" and load32(p + ID_VERSION) > 1:
-            raise FormatError(f"{self.path} has version {load32(p + ID_VERSION)}; this release reads version 1")
+            raise FormatError(f"{self.path} has version {load32(p + ID_VERSION)}; this release reads 1")
         if (
             len(stored) != IDENTITY_BYTES
             or stored[:8] != b"pylogprd"
             or load64(p + ID_CHECKSUM) != header_checksum(p, ID_CHECKSUM, 0, 0)
         ):
             raise CorruptionError(
-                f"{self.path} is damaged. Remove it only if no producer of this id lives, and give the producer "
-                "another id: the sequences known of this one cannot be told any more",
+                f"{self.path} is damaged: its sequences cannot be told any more. Give the producer another "
+                "id, or remove the file where no producer of this id lives",
                 path=self.path, position=0,
             )
         if load32(p + ID_EPOCH) == <uint32_t> LAST_EPOCH:
@@ -434,7 +439,8 @@ cdef class ProducerIdentity:
         try:
             os.fdatasync(fd)
         except OSError as error:
-            raise DurabilityError(f"{self.path}: the raised epoch cannot be synced: {error.strerror}") from None
+            raise DurabilityError(f"{self.path}: the epoch cannot be synced: {error.strerror}") from None
+        failpoint("producer.epoch_raised")
 
     def _map(self, fd):
         cdef void* mapped = mmap(NULL, IDENTITY_BYTES, PROT_READ, MAP_SHARED, <int> fd, 0)

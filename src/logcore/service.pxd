@@ -1,10 +1,11 @@
 # cython: language_level=3
 """The two native threads of an engine."""
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from logcore.linux cimport pthread_mutex_t
-from logcore.processes cimport Registry, registry_slot_t
+from logcore.processes cimport Registry
+from logcore.registry_slots cimport registry_slot_t
 from logcore.sync cimport topic_sync_t
 
 cdef extern from "pthread.h" nogil:
@@ -43,6 +44,6 @@ cdef class Service:
     cdef uint32_t forks
     cdef bint running
 
-    cdef int add_topic(self, topic_sync_t* topic) except -1          # from now on its interval duty is served
-    cdef int remove_topic(self, topic_sync_t* topic) except -1       # returns when no thread touches it any more
-    cdef void nudge(self) noexcept nogil                             # a clean partition became dirty: look at due times
+    cdef int add_topic(self, topic_sync_t* topic) except -1      # from now on its interval duty is served
+    cdef int remove_topic(self, topic_sync_t* topic) except -1   # returns when no thread touches it any more
+    cdef void nudge(self) noexcept nogil                         # a clean partition became dirty

@@ -12,10 +12,12 @@ from libc.stdlib cimport calloc, free, realloc
 cimport cython
 
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EINTR, ETIMEDOUT, clock_ns, close as close_file, futex_wait, futex_wake, pthread_mutex_unlock,
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EINTR, ETIMEDOUT, clock_ns, close as close_file, futex_wait,
+    futex_wake, pthread_mutex_unlock,
 )
-from logcore.processes cimport (
-    REGISTRY_SLOTS, Registry, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, bury_slot, claim_slot, fork_count,
+from logcore.processes cimport Registry, fork_count
+from logcore.registry_slots cimport (
+    FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, INT_MAX, REGISTRY_SLOTS, bury_slot, claim_slot,
     mutex_word, registry_slot_t, release_slot, ring_slots, slot_bump, slot_load32, slot_load64, slot_loadi64,
     slot_store32, slot_storei64,
 )
@@ -27,7 +29,6 @@ from logcore.errors import ClosedError, ConfigError, ReadOnlyError, UnsupportedE
 
 cdef extern from *:
     """
-    #include <limits.h>
     #include <signal.h>
     #include <sys/eventfd.h>
 
@@ -79,7 +80,9 @@ cdef extern from *:
         int32_t fd = __atomic_load_n(event_fd, __ATOMIC_SEQ_CST);
         if (fd >= 0) (void)eventfd_write(fd, 1);     /* full means it was told often enough */
     }
-    static void pylog_set_event_fd(int32_t *event_fd, int fd) { __atomic_store_n(event_fd, fd, __ATOMIC_SEQ_CST); }
+    static void pylog_set_event_fd(int32_t *event_fd, int fd) {
+        __atomic_store_n(event_fd, fd, __ATOMIC_SEQ_CST);
+    }
     static int pylog_new_event_fd(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
     """
     int pylog_waitv(uint32_t** words, const uint32_t* expected, int count, int64_t until) nogil
@@ -91,7 +94,6 @@ cdef extern from *:
     void pylog_notify(int32_t* event_fd) nogil
     void pylog_set_event_fd(int32_t* event_fd, int fd)
     int pylog_new_event_fd()
-    int INT_MAX
 
 cdef extern from "pthread.h" nogil:
     int pthread_mutex_init(pthread_mutex_t* m, void* attributes)
@@ -280,7 +282,7 @@ cdef void wake_watch(service_t* service) noexcept nogil:
 @cython.final
 @cython.no_gc
 cdef class Service:
-    """The native threads of an engine: claims its slot of the registry, syncs what is due, watches a neighbour.
+    """The native threads of an engine: they hold its slot, sync what is due and watch a neighbour.
 
     Args:
         registry: opened for writing; the service is closed before it.
@@ -340,7 +342,7 @@ cdef class Service:
                 futex_wait(&self.state.started, 0, -1)
         if self.state.slot < 0:
             pthread_join(self.state.watch_thread, NULL)
-            raise UnsupportedError(f"{self.registry.path}: {REGISTRY_SLOTS} engines live there, which is the most")
+            raise UnsupportedError(f"{self.registry.path}: {REGISTRY_SLOTS} engines live there, the most")
         self.registry.slot = self.state.slot
         self.running = True
         code = pylog_start(&self.state.sync_thread, sync_main, self.state, b"pylog-sync")
@@ -350,7 +352,7 @@ cdef class Service:
             raise UnsupportedError(f"cannot start a thread: {os.strerror(code)}")
 
     def close(self) -> None:
-        """Stop both threads and give the slot back. In a forked child this touches nothing of the parent's."""
+        """Stop both threads and give the slot back. A forked child touches nothing of its parent's."""
         if self.running and self.forks == fork_count():
             stop_threads(self)
         self.running = False

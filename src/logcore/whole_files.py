@@ -43,7 +43,8 @@ def check_name(name: str, what: str) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(
-            f"{what} {str(name)[:250]!r}: use 1 to 200 letters, digits, '.', '_' or '-'; the first one no '.' and no '-'"
+            f"{what} {str(name)[:250]!r}: use 1 to 200 letters, digits, '.', '_' or '-', "
+            "and neither '.' nor '-' as the first"
         )
     return name
 
