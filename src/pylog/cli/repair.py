@@ -22,7 +22,7 @@ from logcore.scan import SegmentScan, parse_segment_header
 from pylog.cli.findings import Finding
 from pylog.cli.output import Output
 from pylog.cli.places import Target, all_partitions
-from pylog.cli.repair_bytes import filler, renewed_footer, renewed_header, restored_footer
+from pylog.cli.repair_bytes import FOOTER_MAGIC, filler, renewed_footer, renewed_header, restored_footer
 from pylog.cli.segment_check import (
     FIRST_BATCH,
     HEADER_COPIES,
@@ -114,14 +114,20 @@ def plan_segment(path: Path, partition: list[Path]) -> Plan | None:
         plan.actions.append("make the copies of the segment header equal")
     if plan.actions:
         plan.patches.extend(Patch(position, header) for position in HEADER_COPIES)
-        if report.footer is not None:
-            scan = SegmentScan(str(path))
-            footer = scan.read(report.footer.position, report.footer.length)
-            scan.close()
-            plan.patches.append(
-                Patch(report.footer.position, renewed_footer(footer, header, report.footer.position))
-            )
+        renew_footer(report, header, plan)
     return plan if plan.actions else None
+
+
+def renew_footer(report: SegmentReport, header: bytes, plan: Plan) -> None:
+    """Plan that the footer, the old or a restored one, holds the segment header that the copy has."""
+    restored = [patch for patch in plan.patches if patch.data.startswith(FOOTER_MAGIC)]
+    plan.patches[:] = [patch for patch in plan.patches if patch not in restored]
+    if report.footer is not None:
+        scan = SegmentScan(str(report.path))
+        restored = [Patch(report.footer.position, scan.read(report.footer.position, report.footer.length))]
+        scan.close()
+    for position, footer in restored:
+        plan.patches.append(Patch(position, renewed_footer(footer, header, position)))
 
 
 def best_header(path: Path) -> bytes:
@@ -171,9 +177,8 @@ def restore_footer(report: SegmentReport, partition: list[Path], plan: Plan) -> 
         return False
     plan.patches[:] = [patch for patch in plan.patches if patch.position < report.end_position]
     if gap:
-        plan.patches.append(
-            Patch(report.end_position, filler(report.header, report.end_position, gap, behind.base_offset))
-        )
+        mark = filler(report.header, report.end_position, gap, behind.base_offset)
+        plan.patches.append(Patch(report.end_position, mark))
     plan.patches.append(Patch(position, restored_footer(report, partition[:place], behind, position)))
     plan.actions.append(f"restore the footer at position {position}")
     lost = behind.base_offset - report.next_offset

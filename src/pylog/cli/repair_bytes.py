@@ -37,8 +37,10 @@ def renewed_header(header: bytes, range_end: int) -> bytes:
 
 
 def renewed_footer(footer: bytes, header: bytes, position: int) -> bytes:
-    """Return the footer with another copy of the segment header."""
-    return sealed_footer(footer[:72], header + footer[256:], position, salt_of(header))
+    """Return the footer with another copy of the segment header, and its batches not counted."""
+    return sealed_footer(
+        footer[:24] + bytes(8) + footer[32:72], header + footer[256:], position, salt_of(header)
+    )
 
 
 def sealed_footer(front: bytes, rest: bytes, position: int, salt: int) -> bytes:
