@@ -11,13 +11,15 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.batch_header cimport check_batch, check_body, next_offset_of
 from logcore.column_views cimport (
-    COLUMN_I32, COLUMN_I64, COLUMN_U8, COLUMN_U32, dense_array, filled_array, lengths_array, view_array
+    COLUMN_I32, COLUMN_I64, COLUMN_U8, filled_array, lengths_array, offsets_array, view_array
 )
-from logcore.columns cimport bit_at, check_columns, place_columns
+from logcore.columns cimport (
+    bit_at, check_columns, check_deltas, check_sequences, check_timestamps, place_columns
+)
 from logcore.format cimport *
 from logcore.record_headers cimport decode_headers
 from logcore.zstd cimport decompress_body
@@ -27,7 +29,7 @@ from logcore.errors import CorruptionError
 globals().update(RecordId=RecordId, RecordIds=RecordIds)      # cimport alone gives Python no name
 
 cdef enum:
-    KEEP_GIL_BYTES = 512 << 10           # hashing less than this takes under 20 us: not worth releasing the GIL
+    KEEP_GIL_BYTES = 512 << 10           # hashing less takes under 20 us: not worth releasing the GIL
     REPR_BYTES = 40
 
 
@@ -105,7 +107,8 @@ cdef class Record:
         cdef Record b = other
         return (
             a.topic == b.topic and a.partition == b.partition and a.offset == b.offset
-            and a.timestamp == b.timestamp and a.key == b.key and a.value == b.value and a.headers == b.headers
+            and a.timestamp == b.timestamp and a.key == b.key and a.value == b.value
+            and a.headers == b.headers
         )
 
     def __hash__(self):
@@ -158,27 +161,25 @@ cdef class RecordBatch:
         return self.sequence_first + i if self.columns.sequences is NULL else self.columns.sequences[i]
 
     cdef bytes key_at(self, Py_ssize_t i):
-        if self.columns.key_offsets is NULL or (self.columns.key_validity is not NULL and not bit_at(self.columns.key_validity, i)):
+        cdef const int32_t* at = self.columns.key_offsets
+        cdef const uint8_t* validity = self.columns.key_validity
+        if at is NULL or (validity is not NULL and not bit_at(validity, i)):
             return None
-        return PyBytes_FromStringAndSize(
-            <const char*> self.columns.keys + self.columns.key_offsets[i], self.columns.key_offsets[i + 1] - self.columns.key_offsets[i]
-        )
+        return PyBytes_FromStringAndSize(<const char*> self.columns.keys + at[i], at[i + 1] - at[i])
 
     cdef bytes value_at(self, Py_ssize_t i):
-        if self.columns.value_validity is not NULL and not bit_at(self.columns.value_validity, i):
+        cdef const int32_t* at = self.columns.value_offsets
+        cdef const uint8_t* validity = self.columns.value_validity
+        if validity is not NULL and not bit_at(validity, i):
             return None
-        return PyBytes_FromStringAndSize(
-            <const char*> self.columns.values + self.columns.value_offsets[i],
-            self.columns.value_offsets[i + 1] - self.columns.value_offsets[i],
-        )
+        return PyBytes_FromStringAndSize(<const char*> self.columns.values + at[i], at[i + 1] - at[i])
 
     cdef list headers_of(self, Py_ssize_t i):
-        if self.columns.header_offsets is NULL:
+        cdef const int32_t* at = self.columns.header_offsets
+        if at is NULL:
             return []
         try:
-            return decode_headers(
-                self.columns.headers + self.columns.header_offsets[i], self.columns.header_offsets[i + 1] - self.columns.header_offsets[i]
-            )
+            return decode_headers(self.columns.headers + at[i], at[i + 1] - at[i])
         except ValueError as error:
             raise CorruptionError(
                 f"{self.topic}-{self.partition}: headers of offset {self.offset_at(i)}: {error}",
@@ -302,9 +303,7 @@ cdef class RecordBatch:
     @property
     def offsets(self):
         """int64 array of the records' offsets."""
-        if self.columns.deltas is NULL:
-            return dense_array(self.base_offset, self.record_count)
-        return self.base_offset + self.array_of(self.columns.deltas, COLUMN_U32, self.record_count)
+        return offsets_array(self.base_offset, self.columns.deltas, self.record_count)
 
     @property
     def timestamps(self):
@@ -396,7 +395,9 @@ cdef RecordBatch view_batch(
     place_columns(&view.columns)
     if verify:
         check_columns(&view.columns)
-        check_numbers(view)
+        check_timestamps(&view.columns, view.base_timestamp, view.max_timestamp)
+        check_deltas(&view.columns, view.next_offset - view.base_offset)
+        check_sequences(&view.columns, view.sequence_first, view.sequence_last)
     return view
 
 
@@ -463,36 +464,11 @@ cdef int read_blocks(RecordBatch view, const uint8_t* batch) except -1:
     return 0
 
 
-cdef int check_numbers(RecordBatch view) except -1:
-    """Check the columns of integers against each other and against the header."""
-    cdef Py_ssize_t i, n = view.record_count
-    cdef int64_t newest
-    cdef bint bad = False
-    if view.columns.timestamps is not NULL:
-        newest = view.columns.timestamps[0]
-        for i in range(1, n):
-            newest = max(newest, view.columns.timestamps[i])
-        if view.columns.timestamps[0] != view.base_timestamp or newest != view.max_timestamp:
-            raise ValueError("the timestamps do not fit the header's")
-    if view.columns.deltas is not NULL:
-        for i in range(1, n):
-            bad |= view.columns.deltas[i] <= view.columns.deltas[i - 1]
-        if bad or view.columns.deltas[n - 1] >= view.next_offset - view.base_offset:
-            raise ValueError("the offset deltas do not rise or leave the batch")
-    if view.columns.sequences is not NULL:
-        for i in range(1, n):
-            bad |= view.columns.sequences[i] <= view.columns.sequences[i - 1]
-        bad |= view.columns.sequences[0] != view.sequence_first or view.columns.sequences[n - 1] != view.sequence_last
-        if bad:
-            raise ValueError("the sequences do not rise or do not fit the header's")
-    return 0
-
-
 def parse_batch(
     bytes data not None, salt, position, str topic not None="", int partition=0, bint verify=True,
     max_body_bytes=MAX_BATCH_BYTES,
 ):
-    """View the batch at the start of `data`, which stood at file position `position` of a segment with `salt`.
+    """View the batch at the start of `data`, which stood at `position` of a segment file with `salt`.
 
     For tests and tools. Raises CorruptionError where header, checksum or columns are not valid.
     """
@@ -504,5 +480,6 @@ def parse_batch(
     except ValueError as error:
         raise CorruptionError(
             f"batch at {position}: {error}",
-            position=position, first_offset=loadi64(batch + BH_BASE_OFFSET), next_offset=next_offset_of(batch),
+            position=position, first_offset=loadi64(batch + BH_BASE_OFFSET),
+            next_offset=next_offset_of(batch),
         ) from None

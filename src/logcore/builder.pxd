@@ -4,9 +4,14 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.column_buffer cimport column_buffer_t
-from logcore.inputs cimport NULL_LENGTH, binary_column_t, check_list, item_bytes
+from logcore.inputs cimport NULL_LENGTH, check_list, item_bytes
 from logcore.record_headers cimport encode_headers
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
+
+cdef enum:
+    # What the columns beside the data can need for MAX_RECORDS_PER_BATCH records is set aside, so that no
+    # column that opens late can push a batch over MAX_BATCH_BYTES.
+    MAX_DATA_BYTES = (1 << 30) - (32 << 20)
 
 cdef class BatchBuilder:
     cdef readonly int record_count
@@ -15,7 +20,7 @@ cdef class BatchBuilder:
     cdef int record_capacity
     cdef int record_bytes                    # what a record adds to body_bytes beside its data
     cdef uint8_t* frame                      # the finished batch ends where the values end
-    cdef int64_t reserve                     # room in `frame` before the values, for all that stands before them
+    cdef int64_t reserve                     # room in `frame` for all that stands before the values
     cdef column_buffer_t key
     cdef column_buffer_t value                     # data = frame + reserve
     cdef column_buffer_t header
@@ -41,21 +46,17 @@ cdef class BatchBuilder:
     cdef Py_ssize_t add_list(
         self, object values, object keys, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t budget
     ) except -1
-    # records [start, stop) of a list or tuple of bytes | None (keys: the same, or None) until body_bytes reaches
-    # `budget`; how many were taken, at least one. TypeError: those before the bad one are in (see check_list)
-
-    cdef Py_ssize_t add_columns(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t stop,
-        Py_ssize_t budget,
-    ) except -1
-    # the same for rows of columns; keys NULL: no keys. ValueError where offsets fall
+    # records [start, stop) of a list or tuple of bytes | None (keys: the same, or None) until body_bytes
+    # reaches `budget` or the batch is full of records; how many were taken, at least one. The caller has checked
+    # the types (check_list) and the indices: where a TypeError comes from here, those before the bad one are in
 
     cdef uint8_t* finish(
-        self, int codec, int level, uint64_t producer_id, uint32_t producer_epoch, bint has_producer, uint32_t* length
+        self, int codec, int level, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
+        uint32_t* length,
     ) except NULL
-    # the encoded batch in the builder's own memory, valid until the next call: header complete but for base offset,
-    # epoch, synced offset and checksum, which batch_header.seal_batch_header() fills in under the append lock.
-    # The records stay: after a failed append it may be finished again, or more records added before
+    # the encoded batch in the builder's own memory, valid until the next call: header complete but for base
+    # offset, epoch, synced offset and checksum, which batch_header.seal_batch_header() fills in under the
+    # append lock. The records stay: after a failed append it may be finished again, or more records added before
 
     cdef void reset(self) noexcept           # no records; buffers are kept for the next batch, unless huge
 
@@ -71,13 +72,6 @@ cdef class BatchBuilder:
     cdef int open_keys(self) except -1
     cdef int open_validity(self, column_buffer_t* column, uint32_t attribute, bint valid_so_far) except -1
     cdef int open_timestamps(self) except -1
-    cdef Py_ssize_t add_rows(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t stop,
-        Py_ssize_t budget,
-    ) except -1
-    cdef int copy_rows(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t count
-    ) except -1
     cdef uint32_t prefix_bytes(self) noexcept nogil
     cdef void write_columns(self, uint8_t* body) noexcept nogil
     cdef void write_header(

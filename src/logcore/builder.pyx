@@ -16,28 +16,30 @@ from libc.string cimport memcpy, memset
 
 from logcore.batch_header cimport seal_batch_header
 from logcore.column_buffer cimport (
-    KEEP_BYTES, append_rows, column_buffer_t, copy_bytes, drop_huge, grow, grow_data, put_column, set_validity
+    KEEP_BYTES, column_buffer_t, copy_bytes, drop_huge, grow, grow_data, put_column, set_validity
 )
 from logcore.format cimport *
 from logcore.hashing cimport xxh3
-from logcore.inputs cimport (
-    NULL_LENGTH, binary_column_t, check_list, fast_items, item_bytes, offsets_fall, row_bytes, rows_within
-)
+from logcore.inputs cimport NULL_LENGTH, check_list, fast_items, item_bytes
 from logcore.record_headers cimport encode_headers
 from logcore.single_batch cimport STAMP_NOW, wall_clock
 from logcore.zstd cimport compress_bytes, make_compressor
 
 from logcore.errors import RecordTooLargeError
 
+cdef extern from *:
+    """
+    #define prefetch_bytes(item) (__builtin_prefetch(item), __builtin_prefetch((const char*) (item) + 64))
+    """
+    void prefetch_bytes(const void* item) noexcept nogil
+
 cdef enum:
     FIRST_RECORDS = 64                   # capacities of a new builder
     FIRST_VALUE_BYTES = 4 << 10
     FIRST_RESERVE = 1 << 10
     KEEP_GIL_BYTES = 512 << 10           # hashing less takes under 20 us: not worth releasing the GIL
+    PREFETCH_ITEMS = 12                  # how far ahead of the copying
     PADDING_BYTES = 80                   # most that the padding and the n + 1st offsets of all columns take
-    # What the columns beside the data can need for MAX_RECORDS_PER_BATCH records is set aside, so that no column
-    # that opens late can push a batch over MAX_BATCH_BYTES.
-    MAX_DATA_BYTES = MAX_BATCH_BYTES - (32 << 20)
 
 
 @cython.final
@@ -115,7 +117,9 @@ cdef class BatchBuilder:
                     self.key.used += key_size
                 self.key.ends[n + 1] = <int32_t> self.key.used
             if self.attributes != ATTR_KEYS:
-                self.add_to_rare_columns(n, key_bytes >= 0, value_bytes >= 0, headers, headers_bytes, timestamp, sequence)
+                self.add_to_rare_columns(
+                    n, key_bytes >= 0, value_bytes >= 0, headers, headers_bytes, timestamp, sequence
+                )
         self.body_bytes += key_size + value_size + headers_bytes + self.record_bytes
         self.record_count = n + 1
         return 0
@@ -164,8 +168,8 @@ cdef class BatchBuilder:
         cdef int64_t size = key_bytes + value_bytes + headers_bytes
         if size > MAX_DATA_BYTES - self.body_bytes:
             raise RecordTooLargeError(
-                f"a record of {size} bytes does not fit: a batch holds at most {<int64_t> MAX_DATA_BYTES} bytes "
-                f"and has {self.body_bytes}",
+                f"a record of {size} bytes does not fit: a batch holds at most {<int64_t> MAX_DATA_BYTES} "
+                f"bytes and has {self.body_bytes}",
                 size=size, limit=MAX_DATA_BYTES,
             )
         if self.record_count >= MAX_RECORDS_PER_BATCH:
@@ -183,7 +187,8 @@ cdef class BatchBuilder:
 
     cdef int grow_records(self, int64_t wanted) except -1:
         """Make every column that exists longer, also those not open: they all have record_capacity."""
-        cdef int64_t capacity = min(max(wanted, 2 * <int64_t> self.record_capacity, FIRST_RECORDS), MAX_RECORDS_PER_BATCH)
+        cdef int64_t doubled = max(2 * <int64_t> self.record_capacity, FIRST_RECORDS)
+        cdef int64_t capacity = min(max(wanted, doubled), MAX_RECORDS_PER_BATCH)
         cdef size_t offsets_size = (capacity + 1) * sizeof(int32_t)
         cdef size_t numbers_size = capacity * sizeof(int64_t)
         cdef size_t bits_size = (capacity + 7) >> 3
@@ -280,6 +285,10 @@ cdef class BatchBuilder:
         cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0
         cdef Py_ssize_t i
         for i in range(start, stop):
+            if i + PREFETCH_ITEMS < stop:        # the objects are scattered; waiting for them is most of the time
+                prefetch_bytes(value_items[i + PREFETCH_ITEMS])
+                if key_items is not NULL:
+                    prefetch_bytes(key_items[i + PREFETCH_ITEMS])
             item_bytes(value_items[i], &value, &value_bytes)
             if key_items is not NULL:
                 item_bytes(key_items[i], &key, &key_bytes)
@@ -288,72 +297,11 @@ cdef class BatchBuilder:
                 return i + 1 - start
         return stop - start
 
-    cdef Py_ssize_t add_columns(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t stop,
-        Py_ssize_t budget,
-    ) except -1:
-        cdef Py_ssize_t count, taken = 0
-        cdef uint32_t wanted = ATTR_KEYS if keys is not NULL else 0
-        if self.record_count == 0 and start < stop:
-            taken = self.add_rows(values, keys, start, start + 1, budget)      # the first opens the columns
-        if (
-            values.validity is not NULL or (keys is not NULL and keys.validity is not NULL)
-            or self.attributes != wanted or self.next_sequence >= 0 or self.batch_time != self.base_timestamp
-        ):
-            return taken + self.add_rows(values, keys, start + taken, stop, budget)
-        start += taken
-        count = rows_within(
-            values, keys, start, min(stop - start, MAX_RECORDS_PER_BATCH - self.record_count),
-            min(budget, MAX_DATA_BYTES) - self.body_bytes,
-        )
-        if count == 0:
-            return taken if taken or start == stop else self.add_rows(values, keys, start, start + 1, budget)
-        if self.record_count + count > self.record_capacity:
-            self.grow_records(self.record_count + count)
-        self.copy_rows(values, keys, start, count)
-        return taken + count
-
-    cdef Py_ssize_t add_rows(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t stop,
-        Py_ssize_t budget,
-    ) except -1:
-        """The slow way of add_columns(): any columns, any nulls."""
-        cdef const uint8_t* key = NULL
-        cdef const uint8_t* value = NULL
-        cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0
-        cdef Py_ssize_t i
-        for i in range(start, stop):
-            row_bytes(values, i, &value, &value_bytes)
-            if keys is not NULL:
-                row_bytes(keys, i, &key, &key_bytes)
-            self.add(key, key_bytes, value, value_bytes, NULL, 0, STAMP_NOW, -1)
-            if self.body_bytes >= budget or self.record_count == MAX_RECORDS_PER_BATCH:
-                return i + 1 - start
-        return stop - start
-
-    cdef int copy_rows(
-        self, const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t count
-    ) except -1:
-        cdef int64_t value_size = <int64_t> values.offsets[start + count] - values.offsets[start]
-        cdef int64_t key_size = 0
-        cdef int n = self.record_count
-        if offsets_fall(values.offsets + start, count) or (keys is not NULL and offsets_fall(keys.offsets + start, count)):
-            raise ValueError("the offsets of a column fall")
-        if value_size > self.value.capacity - self.value.used:
-            self.grow_values(self.value.used + value_size, self.reserve)
-        if keys is not NULL:
-            key_size = <int64_t> keys.offsets[start + count] - keys.offsets[start]
-            grow_data(&self.key, key_size)
-            append_rows(&self.key, n, keys, start, count)
-        append_rows(&self.value, n, values, start, count)
-        self.record_count += <int> count
-        self.body_bytes += value_size + key_size + count * self.record_bytes
-        return 0
-
     # ---- the batch --------------------------------------------------------------------------------
 
     cdef uint8_t* finish(
-        self, int codec, int level, uint64_t producer_id, uint32_t producer_epoch, bint has_producer, uint32_t* length
+        self, int codec, int level, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
+        uint32_t* length,
     ) except NULL:
         cdef uint32_t attributes = self.attributes
         cdef uint32_t front, prefix, raw
@@ -368,8 +316,8 @@ cdef class BatchBuilder:
             attributes |= ATTR_BLOCK_PRODUCER
         front = BATCH_HEADER_BYTES + blocks_bytes(attributes)
         prefix = front + self.prefix_bytes()
-        if prefix > self.reserve:
-            self.grow_values(self.value.used, <int64_t> align8(prefix + prefix // 4))
+        if self.frame is NULL or prefix > self.reserve:
+            self.grow_values(self.value.used, max(self.reserve, <int64_t> align8(prefix + prefix // 4)))
         batch = self.value.data - prefix
         raw = prefix - front + <uint32_t> align8(self.value.used)
         self.write_columns(batch + front)
@@ -510,7 +458,7 @@ cdef class BatchBuilder:
         )
 
     def add_records(self, values, keys=None, Py_ssize_t start=0, Py_ssize_t budget=MAX_DATA_BYTES):
-        """Add values (and keys) of lists from index `start` until body_bytes reaches `budget`; return how many."""
+        """Add values (and keys) of lists from index `start` until body_bytes reaches `budget`; how many."""
         check_list(values, keys)
         if not 0 <= start <= len(values):
             raise IndexError(f"{start} is outside of {len(values)} values")
@@ -521,7 +469,7 @@ cdef class BatchBuilder:
         long long synced_offset=0, unsigned long long salt=0, unsigned long long position=0,
         producer_id=None, unsigned int producer_epoch=0,
     ):
-        """The batch as it would stand at file position `position` of a segment with `salt`; the records stay."""
+        """The batch as it would stand at `position` of a segment file with `salt`; the records stay."""
         cdef uint32_t length
         cdef uint8_t* batch
         if codec not in ("none", "zstd"):

@@ -7,7 +7,7 @@ exporter of its memory alive.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 cdef object frombuffer = None
 cdef object empty = None
@@ -39,13 +39,13 @@ cdef object new_array(int type, Py_ssize_t count, Py_buffer* buffer):
     return made
 
 
-cdef object dense_array(int64_t first, Py_ssize_t count):
+cdef object offsets_array(int64_t first, const uint32_t* deltas, Py_ssize_t count):
     cdef Py_buffer buffer
     cdef object made = new_array(COLUMN_I64, count, &buffer)
     cdef int64_t* items = <int64_t*> buffer.buf
     cdef Py_ssize_t i
     for i in range(count):
-        items[i] = first + i
+        items[i] = first + (i if deltas is NULL else <int64_t> deltas[i])
     PyBuffer_Release(&buffer)
     return made
 

@@ -26,5 +26,10 @@ cdef int place_columns(columns_t* columns) except -1
 cdef int check_columns(columns_t* columns) except -1
 # ValueError(reason) where offsets fall, a null has bytes, or record headers are malformed
 
+cdef int check_timestamps(columns_t* columns, int64_t first, int64_t newest) except -1
+cdef int check_deltas(columns_t* columns, int64_t span) except -1
+cdef int check_sequences(columns_t* columns, int64_t first, int64_t last) except -1
+# ValueError(reason) where the column exists and does not rise, or does not fit what the header says
+
 cdef inline bint bit_at(const uint8_t* bits, Py_ssize_t i) noexcept nogil:
     return bits[i >> 3] >> (i & 7) & 1

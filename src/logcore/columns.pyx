@@ -8,6 +8,7 @@ inside the body, and after check_columns() every offset lies inside its column.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.format cimport *
+from logcore.inputs cimport offsets_fall
 from logcore.record_headers cimport check_headers
 
 
@@ -60,14 +61,6 @@ cdef int place_columns(columns_t* columns) except -1:
     return 0
 
 
-cdef bint falls(const int32_t* offsets, Py_ssize_t n) noexcept nogil:
-    cdef bint bad = False
-    cdef Py_ssize_t i
-    for i in range(n):                   # without an early end the compiler makes it a vector loop
-        bad |= offsets[i + 1] < offsets[i]
-    return bad
-
-
 cdef bint null_has_bytes(const uint8_t* validity, const int32_t* offsets, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
@@ -79,18 +72,56 @@ cdef bint null_has_bytes(const uint8_t* validity, const int32_t* offsets, Py_ssi
 cdef int check_columns(columns_t* columns) except -1:
     """Check every entry of every column."""
     cdef Py_ssize_t i, begin, n = columns.record_count
-    if falls(columns.value_offsets, n):
+    cdef const uint8_t* valid = columns.value_validity
+    if offsets_fall(columns.value_offsets, n):
         raise ValueError("value offsets fall")
-    if columns.key_offsets is not NULL and falls(columns.key_offsets, n):
+    if columns.key_offsets is not NULL and offsets_fall(columns.key_offsets, n):
         raise ValueError("key offsets fall")
-    if columns.value_validity is not NULL and null_has_bytes(columns.value_validity, columns.value_offsets, n):
+    if valid is not NULL and null_has_bytes(valid, columns.value_offsets, n):
         raise ValueError("a null value has bytes")
     if columns.key_validity is not NULL and null_has_bytes(columns.key_validity, columns.key_offsets, n):
         raise ValueError("a null key has bytes")
     if columns.header_offsets is not NULL:
-        if falls(columns.header_offsets, n):
+        if offsets_fall(columns.header_offsets, n):
             raise ValueError("header offsets fall")
         for i in range(n):
             begin = columns.header_offsets[i]
             check_headers(columns.headers + begin, columns.header_offsets[i + 1] - begin)
+    return 0
+
+
+cdef int check_timestamps(columns_t* columns, int64_t first, int64_t newest) except -1:
+    cdef Py_ssize_t i
+    cdef int64_t found
+    if columns.timestamps is NULL:
+        return 0
+    found = columns.timestamps[0]
+    for i in range(1, columns.record_count):
+        found = max(found, columns.timestamps[i])
+    if columns.timestamps[0] != first or found != newest:
+        raise ValueError("the timestamps do not fit the header's")
+    return 0
+
+
+cdef int check_deltas(columns_t* columns, int64_t span) except -1:
+    cdef Py_ssize_t i
+    cdef bint bad = False
+    if columns.deltas is NULL:
+        return 0
+    for i in range(1, columns.record_count):
+        bad |= columns.deltas[i] <= columns.deltas[i - 1]
+    if bad or columns.deltas[columns.record_count - 1] >= span:
+        raise ValueError("the offset deltas do not rise or leave the batch")
+    return 0
+
+
+cdef int check_sequences(columns_t* columns, int64_t first, int64_t last) except -1:
+    cdef Py_ssize_t i
+    cdef bint bad = False
+    if columns.sequences is NULL:
+        return 0
+    for i in range(1, columns.record_count):
+        bad |= columns.sequences[i] <= columns.sequences[i - 1]
+    if bad or columns.sequences[0] != first or columns.sequences[columns.record_count - 1] != last:
+        raise ValueError("the sequences do not rise or do not fit the header's")
     return 0

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Keys and values as they come from Python: bytes objects, lists of them, columns of Arrow's Binary layout."""
+"""Keys and values as they come from Python: bytes objects, lists of them, columns in Arrow's layout."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t
@@ -23,7 +23,7 @@ cdef struct binary_column_t:                 # rows of an Arrow Binary array, or
     int64_t first_bit                        # of row 0 in validity
 
 cdef int check_list(object values, object keys) except -1
-# TypeError or ValueError unless both are lists or tuples of bytes | None of one length: before the first append
+# TypeError or ValueError unless both are lists or tuples of bytes | None and equally long
 
 cdef int refuse_item(PyObject* item) except -1
 
@@ -39,13 +39,16 @@ cdef inline int item_bytes(PyObject* item, const uint8_t** data, Py_ssize_t* siz
         refuse_item(item)
     return 0
 
-cdef int row_bytes(const binary_column_t* rows, Py_ssize_t i, const uint8_t** data, Py_ssize_t* size) except -1
+cdef int row_bytes(
+    const binary_column_t* rows, Py_ssize_t i, const uint8_t** data, Py_ssize_t* size
+) except -1
 # bytes and length of row i, NULL_LENGTH for a null; ValueError where its offsets fall
 
 cdef bint offsets_fall(const int32_t* offsets, Py_ssize_t count) noexcept nogil
 # of count + 1 offsets
 
 cdef Py_ssize_t rows_within(
-    const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t most, int64_t room
+    const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t most,
+    int64_t room,
 ) noexcept nogil
 # most rows from `start` whose bytes and offsets fit into `room`; keys NULL: none

@@ -34,7 +34,9 @@ cdef int check_list(object values, object keys) except -1:
     return 0
 
 
-cdef int row_bytes(const binary_column_t* rows, Py_ssize_t i, const uint8_t** data, Py_ssize_t* size) except -1:
+cdef int row_bytes(
+    const binary_column_t* rows, Py_ssize_t i, const uint8_t** data, Py_ssize_t* size
+) except -1:
     """Bytes and length of row i; NULL_LENGTH for a null."""
     cdef int64_t bit = rows.first_bit + i
     if rows.validity is not NULL and not rows.validity[bit >> 3] >> (bit & 7) & 1:
@@ -50,13 +52,14 @@ cdef int row_bytes(const binary_column_t* rows, Py_ssize_t i, const uint8_t** da
 cdef bint offsets_fall(const int32_t* offsets, Py_ssize_t count) noexcept nogil:
     cdef bint bad = offsets[0] < 0
     cdef Py_ssize_t i
-    for i in range(count):
+    for i in range(count):               # without an early end the compiler makes it a vector loop
         bad |= offsets[i + 1] < offsets[i]
     return bad
 
 
 cdef Py_ssize_t rows_within(
-    const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t most, int64_t room
+    const binary_column_t* values, const binary_column_t* keys, Py_ssize_t start, Py_ssize_t most,
+    int64_t room,
 ) noexcept nogil:
     """Most rows from `start` whose bytes and offsets fit into `room`."""
     cdef Py_ssize_t low = 0, high = most, middle

@@ -32,7 +32,7 @@ cdef tuple one_header(object item):
     except UnicodeEncodeError:
         raise ValueError(f"the name of header {name!r} cannot be encoded as UTF-8") from None
     if len(encoded) > MAX_NAME_BYTES:
-        raise ValueError(f"the name of a header has {len(encoded)} bytes, beyond the limit of {MAX_NAME_BYTES}")
+        raise ValueError(f"a header's name has {len(encoded)} bytes, beyond the limit of {MAX_NAME_BYTES}")
     return encoded, value
 
 
@@ -52,7 +52,8 @@ cdef bytes encode_headers(object headers):
         size += FIXED_BYTES + len(name) + (0 if value is None else len(value))
     if size > MAX_BATCH_BYTES:
         raise RecordTooLargeError(
-            f"headers of {size} bytes are beyond the limit of {MAX_BATCH_BYTES}", size=size, limit=MAX_BATCH_BYTES
+            f"headers of {size} bytes are beyond the limit of {<int64_t> MAX_BATCH_BYTES}",
+            size=size, limit=MAX_BATCH_BYTES,
         )
     joined = PyBytes_FromStringAndSize(NULL, size)
     at = <uint8_t*> PyBytes_AS_STRING(joined)

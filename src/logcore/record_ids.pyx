@@ -7,7 +7,7 @@ record, until somebody looks inside one whose values went to several partitions.
 
 cimport cython
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -177,9 +177,8 @@ cdef class RecordIds:
                 low = middle
             else:
                 high = middle
-        return new_record_id(
-            self.topic, self.runs_at[low].partition, self.runs_at[low].base_offset + i - self.runs_at[low].first
-        )
+        i -= self.runs_at[low].first
+        return new_record_id(self.topic, self.runs_at[low].partition, self.runs_at[low].base_offset + i)
 
     cdef int look(self) except -1:
         if self.partition_of is not NULL and self.offset_of is NULL:
@@ -256,7 +255,7 @@ cdef RecordIds new_record_ids(str topic):
 
 
 def record_ids(str topic not None, runs, partition_of=None):
-    """Make a RecordIds from (partition, base offset, count) runs, for tests and engines without native appends.
+    """Make a RecordIds from (partition, base offset, count) runs: for tests and for other engines.
 
     `partition_of` gives each value's partition where values went to several; runs alone where not.
     """

@@ -21,4 +21,4 @@ cdef void encode_single(
     uint8_t* out, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value, Py_ssize_t value_bytes,
     const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
 ) noexcept nogil
-# into `out` (single_bytes() bytes): checksummed body, header as after BatchBuilder.finish(). Headers are encoded
+# into `out` (single_bytes() bytes), headers already encoded; the header as after BatchBuilder.finish()

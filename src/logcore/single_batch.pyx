@@ -78,7 +78,9 @@ cdef void encode_single(
     store64(out + BH_BODY_CHECKSUM, xxh3(body, raw))
 
 
-def encode_one(key, value, headers=None, timestamp=None, unsigned long long salt=0, unsigned long long position=0):
+def encode_one(
+    key, value, headers=None, timestamp=None, unsigned long long salt=0, unsigned long long position=0
+):
     """A batch of one record by the way of single appends, sealed at offset 0; for tests."""
     cdef const uint8_t* key_at = NULL
     cdef const uint8_t* value_at = NULL
