@@ -34,8 +34,9 @@ FIRST_BATCH = 4224
 FOOTER_MAGIC = b"PLF\x01"
 NO_TIMESTAMP = -(2**63)
 RECORD_HEADERS = 1 << 6
+TAIL_STEP = 1 << 20
 SETTLE_TRIES = 3
-SETTLE_SECONDS = 0.01
+SETTLE_SECONDS = 0.001
 
 Entry = ScannedBatch | ScannedFooter | ScannedBreak
 Index = dict[int, tuple[int, int]]
@@ -110,12 +111,53 @@ def check_segment(path: Path) -> SegmentReport:
             check_footer(entry, data, report)
         else:
             report.lose(entry.position, entry.length, None, "neither a batch nor a footer stands here")
+    if report.footer is None:
+        check_tail(path, report)
     if index and not report.lost:
         position = min(index)
         report.find(
             "damaged", f"the index points at position {position}, where no such batch begins: rebuildable"
         )
     return report
+
+
+def check_tail(path: Path, report: SegmentReport) -> None:
+    """Look for remains behind the last batch that begin with zeros, so that no walk sees them."""
+    if report.lost and report.lost[-1].position >= report.end_position:
+        return
+    length = used_tail(path, report.end_position)
+    tries = 0
+    while length and tries < SETTLE_TRIES:
+        if appended_since(path, report.end_position):
+            return
+        time.sleep(SETTLE_SECONDS)
+        tries += 1
+        length = used_tail(path, report.end_position)
+    if length:
+        report.lose(report.end_position, length, None, "remains of a batch that is not whole")
+
+
+def used_tail(path: Path, position: int) -> int:
+    """Return the bytes from `position` to the end of the file, 0 where all of them are zero."""
+    scan = SegmentScan(str(path))
+    try:
+        for start in range(position, scan.file_bytes, TAIL_STEP):
+            if scan.read(start, min(TAIL_STEP, scan.file_bytes - start)).strip(b"\0"):
+                return int(scan.file_bytes) - position
+        return 0
+    finally:
+        scan.close()
+
+
+def appended_since(path: Path, position: int) -> bool:
+    """Return whether a process has gone on writing at `position` since it was looked at."""
+    scan = SegmentScan(str(path))
+    try:
+        scan.seek(position)
+        first = next(iter(scan.entries()), None)
+        return first is not None and not isinstance(first, ScannedBreak)
+    finally:
+        scan.close()
 
 
 def check_header_copies(scan: SegmentScan, report: SegmentReport) -> None:
@@ -136,6 +178,9 @@ def check_header_copies(scan: SegmentScan, report: SegmentReport) -> None:
             report.find(
                 "damaged", "a copy of the segment header is damaged; the other one holds", position, 128
             )
+    between = scan.read(HEADER_BYTES, min(HEADER_COPIES[1], scan.file_bytes) - HEADER_BYTES)
+    if any(between):
+        report.find("damaged", "bytes between the header's copies are not zero", HEADER_BYTES, len(between))
     if None not in parsed and copies[0] != copies[1]:
         report.find("damaged", "the copies of the segment header differ", HEADER_COPIES[1], HEADER_BYTES)
 
