@@ -286,9 +286,10 @@ cdef class Service:
 
     Args:
         registry: opened for writing; the service is closed before it.
+        polling: look at the neighbour every 50 ms also where the kernel has futex_waitv, which tells at once.
     """
 
-    def __init__(self, registry: Registry):
+    def __init__(self, registry: Registry, *, polling: bool = False):
         if self.state is not NULL:
             raise ConfigError("a Service is made once")
         if registry.read_only:
@@ -306,6 +307,7 @@ cdef class Service:
         self.state.incarnation = registry.incarnation
         self.state.slot = -1
         self.state.event_fd = -1
+        self.state.polls = polling
         pthread_mutex_init(&self.state.topics_lock, NULL)
         pthread_cond_init(&self.state.topic_left, NULL)
 
@@ -428,6 +430,7 @@ cdef class Service:
         self._check_inherited()
         if not self.running:
             raise ClosedError("the service does not run")
+        self.eventfd       # there before anybody rings
         if pylog_add(&self.state.async_waiters, 1) == 0:
             wake_watch(self.state)
 

@@ -123,12 +123,14 @@ def make_directory(path: str) -> None:
 def open_plain(directory: int, name: str, path: str, flags: int = os.O_RDWR) -> int:
     """Open a plain file of an open directory and return its descriptor; links and devices are refused.
 
+    With O_CREAT among the flags it is made with mode 0600.
+
     Raises:
         FileNotFoundError: there is none.
         FormatError: what is there is no plain file.
     """
     try:
-        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=directory)
     except FileNotFoundError:
         raise
     except OSError as error:
