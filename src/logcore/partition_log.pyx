@@ -283,7 +283,7 @@ cdef class PartitionLog:
             self.control.unlock(self.partition)
             if result != NEEDS_ROLL:
                 raise_os_error(result, self.directory)
-            self.sync_to(sealed_end)               # two segments may not be unsynced at once
+            self.sync_to(sealed_end + 1)           # two segments may not be unsynced at once; + 1: its footer too
 
     def hold_back(self):
         """Wait for a sync where too much, or something too old, is not on disk yet (durability "interval")."""

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Reading one partition from an offset on, through mapped segments."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.batch cimport RecordBatch
 from logcore.partition_log cimport PartitionLog
@@ -13,6 +13,7 @@ cdef class PartitionReader:
     cdef Segment segment                     # None until located
     cdef uint64_t position                   # in it, of the next batch
     cdef int64_t next_offset                 # the next record to hand out
+    cdef uint32_t epoch                      # of the partition when we last looked
     cdef RecordBatch batch                   # partly handed out
     cdef int index                           # of the next record in it
     cdef readonly bint synced_only           # isolation "synced"
@@ -21,6 +22,7 @@ cdef class PartitionReader:
     cdef int locate(self, uint64_t end) except -1
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1
     cdef RecordBatch fetch(self)             # the next batch, whole, or None
+    cdef int note_cut(self) except -1
     cdef int raise_damage(self, uint64_t limit) except -1
     cdef uint64_t readable(self, uint64_t end) except 0
     cdef bint gap_is_fine(self, const uint8_t* p) except -1

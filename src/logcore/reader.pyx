@@ -10,13 +10,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.batch cimport RecordBatch, view_batch
 from logcore.batch_header cimport STANDS_BATCH, STANDS_FOOTER, max_timestamp_of, next_offset_of, what_stands
-from logcore.control cimport PARTITION_DELETED
+from logcore.control cimport atomic_load32
 from logcore.format cimport *
 from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
 
-from logcore.errors import ClosedError, ConfigError, CorruptionError, OffsetOutOfRangeError
-from logcore.segment_files import list_segments
+from logcore.errors import ClosedError, CorruptionError, LogTruncatedError, OffsetOutOfRangeError
+from logcore.segment_files import list_segments, read_start
 
 
 cdef class PartitionReader:
@@ -52,6 +52,7 @@ cdef class PartitionReader:
                 offset=offset, log_start_offset=self.log.slot.log_start_offset, log_end_offset=last,
             )
         self.next_offset = offset
+        self.epoch = self.log.slot.active_epoch
         self.segment = None
         self.batch = None
 
@@ -108,8 +109,10 @@ cdef class PartitionReader:
         cdef int what
         cdef RecordBatch batch
         self.limit(&end, &last)
-        if self.log.control.header is not NULL and self.log.control.header.deleted:
+        if self.log.control.header.deleted:
             raise ClosedError(f"topic {self.log.topic!r} was deleted")
+        if atomic_load32(&self.log.slot.active_epoch) != self.epoch:
+            self.note_cut()
         while True:
             if self.segment is None:
                 self.locate(end)
@@ -159,6 +162,19 @@ cdef class PartitionReader:
     def segment_lost(self, behind: int) -> bool:
         """True where the segment ends before the offset that its footer states."""
         return behind > self.next_offset >= self.segment.base_offset
+
+    cdef int note_cut(self) except -1:
+        """The partition was cut since we last looked: raise where that took records that we are behind."""
+        newer = read_start(self.log.directory).newer_epoch(self.epoch)
+        self.segment = None                  # its bytes behind the cut are no part of the log
+        self.epoch = self.log.slot.active_epoch
+        if newer is not None and newer[1] < self.next_offset:
+            raise LogTruncatedError(
+                f"{self.log.topic}-{self.log.partition} was cut at offset {newer[1]} (epoch {newer[0]}), behind the "
+                f"position {self.next_offset}: seek({newer[1]}) goes on there",
+                offset=self.next_offset, resume_offset=newer[1], epoch=newer[0],
+            )
+        return 0
 
     cdef int raise_damage(self, uint64_t limit) except -1:
         """Something unreadable stands at the position: say where reading can go on."""

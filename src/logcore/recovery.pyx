@@ -7,8 +7,7 @@ nothing below the durable mark is ever cut, and nothing is served before it is o
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of
 from logcore.control cimport (
@@ -16,7 +15,7 @@ from logcore.control cimport (
 )
 from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
-from logcore.linux cimport CLOCK_REALTIME, clock_ns, write_all
+from logcore.linux cimport CLOCK_REALTIME, EOWNERDEAD, clock_ns, write_all
 from logcore.partition_log cimport PartitionLog
 from logcore.producers cimport ProducerTable
 from logcore.scan cimport SCAN_BATCH, SCAN_BREAK, SCAN_END, SCAN_FOOTER, SegmentScan
@@ -26,7 +25,7 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
-from logcore.errors import CorruptionError, DiskFullError
+from logcore.errors import CorruptionError, DurabilityError
 from logcore.scan import parse_segment_header
 from logcore.segment_files import SegmentFile, Start, list_segments, read_start, segment_file_name, write_start
 
@@ -469,6 +468,61 @@ def take_over(PartitionLog log, survey: Survey) -> None:
     slot.same_boot = 1
     if slot.state != PARTITION_POISONED:
         atomic_store32(&slot.state, PARTITION_READY)
+
+
+def cut_poisoned(PartitionLog log) -> None:
+    """Cut a partition whose sync failed at its synced offset and go on under a new epoch.
+
+    What was published above is lost to everybody, which LogTruncatedError tells readers. Does nothing to a
+    partition that is not poisoned. Raises DurabilityError where the disk still refuses, LockTimeoutError.
+    """
+    cdef partition_slot_t* slot = log.slot
+    cdef int error
+    with nogil:
+        error = log.control.lock(log.partition, log.lock_timeout_ns)
+    if error == EOWNERDEAD:
+        log.control.lock_mended(log.partition)
+    elif error:
+        log.raise_lock_timeout()
+    try:
+        if slot.state != PARTITION_POISONED:
+            return
+        log.close_writer()
+        survey = survey_at_mark(log)
+        failpoint("cut.surveyed")
+        write_footer(log, survey, FOOTER_CUT)
+        for path in survey.leftovers:
+            os.unlink(path)
+        begin_next(log, survey)
+        sync_paths(log.directory)
+        slot.state = PARTITION_UNRECOVERED
+        take_over(log, survey)
+        report(log, survey)
+    except OSError as failure:
+        raise DurabilityError(
+            f"{log.topic}-{log.partition} cannot be cut, the disk still refuses: {failure}"
+        ) from failure
+    finally:
+        log.control.unlock(log.partition)
+        log.control.registry.ring_all()
+
+
+def survey_at_mark(PartitionLog log) -> Survey:
+    """The survey of a partition that is to be cut at its synced end."""
+    cdef partition_slot_t* slot = log.slot
+    survey = Survey(read_start(log.directory), outcome="cut", synced_offset=slot.synced_offset)
+    survey.next_offset, survey.max_timestamp, survey.producers = slot.synced_offset, slot.max_timestamp, slot.producers
+    survey.epoch, survey.next_epoch = slot.active_epoch, slot.active_epoch + 1
+    survey.dropped_bytes = slot.end - slot.synced_end
+    for segment in reversed(list_segments(log.directory)):
+        scan = open_scan(segment)
+        header = None if scan is None else parse_segment_header(scan.header)
+        if header is not None and header.base_byte_pos <= slot.synced_end:
+            survey.segment, survey.header = segment, header
+            survey.end_position = slot.synced_end - header.base_byte_pos + SEGMENT_DATA_START
+            return survey
+        survey.leftovers.append(segment.path)
+    raise CorruptionError(f"{log.directory} has no segment below its synced end", path=log.directory)
 
 
 def report(PartitionLog log, survey: Survey) -> None:

@@ -162,6 +162,7 @@ cdef void linger(topic_sync_t* topic, partition_slot_t* slot) noexcept nogil:
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef uint32_t seen_round
+    cdef bint led
     cdef int error
     while True:
         if atomic_load64(&slot.synced_end) >= target:
@@ -182,7 +183,8 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
         elif error:
             return error
         error = 0
-        if atomic_load64(&slot.synced_end) < target:
+        led = atomic_load64(&slot.synced_end) < target
+        if led:
             linger(topic, slot)
             error = lead(topic, partition)
             topic.last_round_writers = atomic_load32(&slot.sync_waiters) + 1
@@ -190,7 +192,7 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
         atomic_add(&slot.sync_round, 1)
         if atomic_load32(&slot.sync_waiters):
             futex_wake(&slot.sync_round, 0x7FFFFFFF)
-        if error:
+        if led or error:
             return error
 
 
