@@ -41,11 +41,11 @@ class Disk:
         self.tmp_path, self.shim, self.rng = tmp_path, shim, rng
         self.root = tmp_path / "data"
         self.root.mkdir()
-        self.boot_id = write_boot_id(tmp_path, rng)
+        self.boot_id = write_boot_id(tmp_path / "boot_id", rng)
 
     def run(self, program: str, *, stop_at: int = 0) -> PowerCut:
         cut = PowerCut(self.root, self.tmp_path / "trace")
-        environment = os.environ | cut.environment(self.shim, self.boot_id, stop_at)
+        environment = os.environ | {"LD_PRELOAD": str(self.shim)} | cut.environment(self.boot_id, stop_at)
         done = subprocess.run(
             [sys.executable, "-c", PROLOGUE + program, str(self.root)],
             env=environment,

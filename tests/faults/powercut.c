@@ -43,12 +43,13 @@ static void fail(const char *what) {
     abort();
 }
 
-__attribute__((constructor)) static void start(void) {
+/* at the start of a process that has the environment already; a forked child calls it when it has got its own */
+__attribute__((constructor)) void powercut_begin(void) {
     const char *r = getenv("PYLOG_POWERCUT_ROOT"), *t = getenv("PYLOG_POWERCUT_TRACE");
     const char *n = getenv("PYLOG_POWERCUT_STOP_AT");
     char path[PATH_MAX + 16];
     int fd;
-    if (r == NULL || t == NULL) return;
+    if (r == NULL || t == NULL || log_fd >= 0) return;
     if (realpath(r, root) == NULL || realpath(t, trace) == NULL) fail("no such directory");
     root_length = strlen(root);
     stop_at = n ? strtoull(n, NULL, 10) : 0;

@@ -27,10 +27,9 @@ def compile_shim(directory: Path) -> Path:
     return library
 
 
-def write_boot_id(directory: Path, rng: random.Random) -> Path:
-    """Write another boot id, for PYLOG_BOOT_ID_FILE."""
+def write_boot_id(path: Path, rng: random.Random) -> Path:
+    """Write another boot id to a file, for PYLOG_BOOT_ID_FILE."""
     digits = f"{rng.getrandbits(128):032x}"
-    path = directory / "boot_id"
     parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
     path.write_text("-".join(parts) + "\n")
     return path
@@ -71,9 +70,9 @@ class PowerCut:
         self._replayed = False
         self.order: list[NameOperation] = []
 
-    def environment(self, library: Path, boot_id: Path, stop_at: int = 0) -> dict[str, str]:
+    def environment(self, boot_id: Path, stop_at: int = 0) -> dict[str, str]:
+        """What a process needs besides LD_PRELOAD to be watched; stop_at kills it before that event."""
         found = {
-            "LD_PRELOAD": str(library),
             "PYLOG_POWERCUT_ROOT": str(self.root),
             "PYLOG_POWERCUT_TRACE": str(self.trace),
             "PYLOG_BOOT_ID_FILE": str(boot_id),

@@ -1,0 +1,255 @@
+"""Checks what a crash left against what processes said before it: the invariants of reliability.md.
+
+I1 to I10, I16 and I17, by number in the messages. Feed it the journal, then check() what was read back. It
+goes on over any number of crashes of one directory. Invariant: it believes no one but the journal.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faults.journal import Line, read_journal
+
+LIVENESS_SECONDS = 2.0 * 20  # I16 says two seconds; a loose bound, since tests share the machine
+
+
+@dataclass
+class Batch:
+    """A batch as it was submitted and, perhaps, acknowledged."""
+
+    name: str
+    partition: int
+    count: int
+    started: int
+    offset: int | None = None
+    acked: int = 0
+    synced: bool = False  # the acknowledgement promised that it is on disk
+
+
+@dataclass
+class Position:
+    """What a consumer group has done in a partition."""
+
+    committed: int = 0
+    handed: set[int] = field(default_factory=set)
+
+
+class Checker:
+    """Collects what was promised for one topic."""
+
+    def __init__(self, journal: Path, partitions: int) -> None:
+        self.journal = journal
+        self.partitions = partitions
+        self.batches: dict[str, Batch] = {}
+        self.gone: set[str] = set()  # not there after a crash of their writer: may never come back
+        self.contents: dict[tuple[int, int, int], tuple[str, int]] = {}  # (partition, epoch, offset)
+        self.synced_floor: dict[int, int] = defaultdict(int)
+        self.synced_reads: dict[tuple[int, int], tuple[str, int]] = {}
+        self.group: dict[int, Position] = defaultdict(Position)
+        self.next_to_see: dict[tuple[str, int], int] = {}
+        self.last_ends: dict[tuple[str, int], tuple[int, int]] = {}
+        self.read_lines = 0
+
+    # ---- the journal ----------------------------------------------------------------------------
+
+    def feed(self) -> int:
+        """Take in the new lines of the journal; the number of them."""
+        lines = read_journal(self.journal)[self.read_lines :]
+        self.read_lines += len(lines)
+        for line in lines:
+            hear = getattr(self, f"_{line['what']}", None)
+            if hear is not None:
+                hear(line)
+        return len(lines)
+
+    def _intent(self, line: Line) -> None:
+        batch = Batch(line["batch"], line["p"], line["n"], line["at"])
+        assert batch.name not in self.batches, f"the test uses {batch.name} twice"
+        self.batches[batch.name] = batch
+
+    def _ack(self, line: Line) -> None:
+        batch = self.batches[line["batch"]]
+        batch.offset, batch.acked = line["offset"], line["at"]
+        if line["durability"] == "sync":
+            batch.synced = True
+            self._raise_floor(batch.partition, batch.offset + batch.count)
+
+    def _synced(self, line: Line) -> None:
+        self._raise_floor(line["p"], line["offset"])
+
+    def _flushed(self, line: Line) -> None:
+        for partition, offset in enumerate(line["ends"]):
+            self._raise_floor(partition, offset)
+
+    def _raise_floor(self, partition: int, offset: int) -> None:
+        self.synced_floor[partition] = max(self.synced_floor[partition], offset)
+
+    def _opened(self, line: Line) -> None:
+        for partition in range(self.partitions):
+            self.next_to_see.pop((line["by"], partition), None)
+            self.last_ends.pop((line["by"], partition), None)
+
+    def _saw(self, line: Line) -> None:
+        for record in line["records"]:
+            self._see(record, f"reader {line['by']}")
+            partition, offset = record[0], record[1]
+            expected = self.next_to_see.get((line["by"], partition), offset)
+            assert offset == expected, f"I3: {line['by']} was given {offset} of {partition}, not {expected}"
+            self.next_to_see[line["by"], partition] = offset + 1
+            assert offset < line["after"][partition], (
+                f"I8: {line['by']} was given {offset} of {partition}, at or above the published end"
+            )
+            if line["isolation"] == "synced":
+                self.synced_reads[partition, offset] = (record[3], record[4])
+                self._raise_floor(partition, offset + 1)
+        for partition in range(self.partitions):
+            ends = (line["synced"][partition], line["before"][partition])
+            last = self.last_ends.get((line["by"], partition), (0, 0))
+            assert ends[0] >= last[0] and ends[1] >= last[1], f"I8: ends of {partition} fell: {last}, {ends}"
+            assert ends[1] <= line["after"][partition], f"I8: the end of {partition} fell"
+            self.last_ends[line["by"], partition] = ends
+            self._raise_floor(partition, ends[0])
+
+    def _see(self, record: list[Any], who: str) -> None:
+        """I2 and I7, for a record that anybody read."""
+        partition, offset, epoch, name, index, count = record
+        batch = self.batches.get(name)
+        assert batch is not None, f"I2: {who} read {name} at {partition}:{offset}, which nobody submitted"
+        assert (partition, count) == (batch.partition, batch.count) and index < count, (
+            f"I2: {who} read {record}, submitted was {batch}"
+        )
+        assert name not in self.gone, f"I2: {name} came back at {partition}:{offset} after a crash took it"
+        known = self.contents.setdefault((partition, epoch, offset), (name, index))
+        assert known == (name, index), (
+            f"I7: {partition}:{offset} in epoch {epoch} was {known}, and is {(name, index)} for {who}"
+        )
+
+    def _resumed(self, line: Line) -> None:
+        committed = self.group[line["p"]].committed
+        found = line["committed"] or 0
+        assert found >= committed, f"I10: committed {committed} of {line['p']}, found {found}"
+
+    def _handed(self, line: Line) -> None:
+        for partition, offset in line["records"]:
+            self.group[partition].handed.add(offset)
+
+    def _committed(self, line: Line) -> None:
+        for partition, offset in line["offsets"]:
+            position = self.group[partition]
+            assert offset >= position.committed, f"I10: the commit of {partition} went back to {offset}"
+            position.committed = offset
+
+    # ---- after a crash --------------------------------------------------------------------------
+
+    def check_after_kill(self, found: dict[str, Any], *, writers_live: bool = False) -> None:
+        """Any processes may have died, the machine lives: nothing acknowledged may be missing."""
+        self._check(found, power_cut=False, writers_live=writers_live)
+
+    def check_after_power_cut(self, found: dict[str, Any]) -> None:
+        """The disk holds what was synced and perhaps more: a prefix of what was committed."""
+        self._check(found, power_cut=True)
+
+    def _check(self, found: dict[str, Any], *, power_cut: bool, writers_live: bool = False) -> None:
+        records = found["records"]
+        self._check_shape(found)
+        for record in records:
+            self._see(record, "the read-back")
+        there: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for partition, offset, _, name, index, _ in records:
+            there[name].append((offset, index))
+            assert self.batches[name].partition == partition
+        for name, places in there.items():
+            self._check_batch(self.batches[name], places)
+        ends = found["ends"]
+        for batch in self.batches.values():
+            if batch.name not in there:
+                self._check_absent(batch, ends, found["began"], power_cut)
+                if batch.started < found["began"] and not writers_live:
+                    self.gone.add(batch.name)
+        self._check_order()
+        self._check_group(found, power_cut)
+        for partition, end in enumerate(ends):
+            assert found["synced"][partition] <= end
+            if power_cut:
+                floor = self.synced_floor[partition]
+                assert end >= floor, f"I1: {partition} was synced to {floor}, and ends at {end}"
+                self.synced_floor[partition] = end  # recovery syncs what it serves
+        seconds = found.get("probe_seconds", 0.0)
+        assert seconds <= LIVENESS_SECONDS, f"I16: the probe took {seconds:.1f} s"
+
+    def _check_shape(self, found: dict[str, Any]) -> None:
+        expected = list(found["starts"])
+        for partition, offset, *_ in found["records"]:
+            assert offset == expected[partition], (
+                f"I3: {partition} has {offset}, due is {expected[partition]}"
+            )
+            expected[partition] += 1
+        assert expected == found["ends"], f"I3: read up to {expected}, the ends are {found['ends']}"
+
+    def _check_batch(self, batch: Batch, places: list[tuple[int, int]]) -> None:
+        first = places[0][0]
+        whole = [(first + index, index) for index in range(batch.count)]
+        if len(places) != batch.count:
+            kind = "I6" if len(places) > batch.count else "I4"
+            raise AssertionError(f"{kind}: {batch} is there as {places}")
+        assert places == whole, f"I4: {batch} is there as {places}"
+        if batch.acked:
+            assert first == batch.offset, f"I1: {batch} is at {first}"
+
+    def _check_absent(self, batch: Batch, ends: list[int], began: int, power_cut: bool) -> None:
+        if batch.started > began:
+            return
+        if batch.acked and batch.acked < began:
+            assert batch.offset is not None
+            assert power_cut, f"I1: acknowledged and lost: {batch}; the ends are {ends}"
+            end = ends[batch.partition]
+            floor = self.synced_floor[batch.partition]
+            assert not batch.synced, f"I1: acknowledged as synced and lost: {batch}; the end is {end}"
+            assert batch.offset + batch.count > floor, f"I1: below the synced {floor} and lost: {batch}"
+            assert batch.offset >= end, f"I3: a hole: {batch} is lost, the end is {end}"
+        self.gone.add(batch.name)
+
+    def _check_order(self) -> None:
+        """I5: what was acknowledged before another began has the lower offset; in each partition and life."""
+        by_partition: dict[int, list[Batch]] = defaultdict(list)
+        for batch in self.batches.values():
+            if batch.acked and batch.name not in self.gone:
+                by_partition[batch.partition].append(batch)
+        for batches in by_partition.values():
+            batches.sort(key=lambda batch: batch.offset or 0)
+            earliest = None
+            for batch in reversed(batches):
+                if earliest is not None and earliest.acked < batch.started:
+                    raise AssertionError(f"I5: {earliest} was acknowledged before {batch} began")
+                if earliest is None or batch.acked < earliest.acked:
+                    earliest = batch
+
+    def _check_group(self, found: dict[str, Any], power_cut: bool) -> None:
+        for partition, committed in enumerate(found.get("committed", [])):
+            position = self.group[partition]
+            end = found["ends"][partition]
+            assert (committed or 0) <= end, f"I10: committed {committed} of {partition}, which ends at {end}"
+            if power_cut:
+                position.committed = committed or 0
+                continue
+            assert (committed or 0) >= position.committed, (
+                f"I10: committed {position.committed} of {partition}, found {committed}"
+            )
+            missing = set(range(found["starts"][partition], committed or 0)) - position.handed
+            assert not missing, f"I10: committed {committed} of {partition}, never handed out: {missing}"
+
+
+def check_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """I17: opening twice finds the same, but for what was appended between."""
+    count = len(first["records"])
+    later = [record for record in second["records"] if record[1] < first["ends"][record[0]]]
+    assert later == first["records"], f"I17: {count} records at first, then {len(later)} others"
+
+
+def check_no_leftovers(directory: Path) -> None:
+    """I18: nothing half made stays behind once somebody opened the directory after a crash."""
+    left = [path for path in directory.rglob("*") if path.name.endswith((".tmp", ".next"))]
+    assert not left, f"I18: left behind: {left}"
