@@ -40,19 +40,18 @@ def living(path: Path, *, polling: bool = False) -> Iterator[tuple[Registry, Ser
         registry.close()
 
 
-def wait_until_dead(registry: Registry, pid: int) -> None:
-    """Sleep on our own word until the neighbour's watch thread told of the death; a missed one hangs."""
-    while True:
-        seen = registry.word()
-        if pid not in [member[1] for member in registry.members()]:
-            return
-        registry.sleep(seen, 1.0)
+def hear(registry: Registry, seen: int) -> None:
+    """Sleep until the bell rings that the watch thread of a neighbour rings; one that is missed hangs."""
+    while not registry.sleep(seen, 1.0):
+        pass
+
+
+def pids(registry: Registry) -> list[int]:
+    return sorted(pid for _, pid, _ in registry.members())
 
 
 def threads_of_service() -> list[str]:
-    names = [
-        Path("/proc/self/task", task, "comm").read_text().strip() for task in os.listdir("/proc/self/task")
-    ]
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     return sorted(name for name in names if name.startswith("pylog-"))
 
 
@@ -92,10 +91,9 @@ def test_the_death_of_a_neighbour_is_told_to_everybody(tmp_path: Path, polling: 
         child.says()
         seen = registry.word()
         child.kill()
-        while not registry.sleep(seen, 1.0):
-            pass
+        hear(registry, seen)
         assert service.deaths_seen == 1
-        assert [pid for _, pid, _ in registry.members()] == [os.getpid()]
+        assert pids(registry) == [os.getpid()]
 
 
 def test_deaths_all_round_the_ring_are_seen_whoever_dies_first(tmp_path: Path) -> None:
@@ -105,12 +103,14 @@ def test_deaths_all_round_the_ring_are_seen_whoever_dies_first(tmp_path: Path) -
             for child in children:
                 child.says()
             for child in (children[1], children[0], children[3], children[2]):
+                seen = registry.word()
                 child.kill()
-                wait_until_dead(registry, child.pid)
+                hear(registry, seen)
+                assert child.pid not in pids(registry)
         finally:
             for child in children:
                 child.__exit__(None, None, None)
-        assert [pid for _, pid, _ in registry.members()] == [os.getpid()]
+        assert pids(registry) == [os.getpid()]
         assert service.deaths_seen >= 1  # the last one at least was ours to see
 
 
@@ -120,10 +120,13 @@ def test_neighbours_that_die_at_once_are_all_buried(tmp_path: Path) -> None:
         try:
             for child in children:
                 child.says()
+            seen = registry.word()
             for child in children:
                 child.process.kill()
             for child in children:
-                wait_until_dead(registry, child.pid)
+                child.kill()
+            hear(registry, seen)
+            assert pids(registry) == [os.getpid()]
         finally:
             for child in children:
                 child.__exit__(None, None, None)
@@ -132,22 +135,24 @@ def test_neighbours_that_die_at_once_are_all_buried(tmp_path: Path) -> None:
 
 
 def test_who_joins_behind_a_watched_neighbour_is_watched_too(tmp_path: Path) -> None:
-    with Child(LIVE, tmp_path) as first, living(tmp_path) as (registry, service):
-        first.says()
-        with Child(LIVE, tmp_path) as between:
-            between.says()
+    with Child(LIVE, tmp_path) as first:
+        assert first.says() == "0"
+        with living(tmp_path) as (registry, service), Child(LIVE, tmp_path) as between:
+            assert between.says() == "2"
+            seen = registry.word()
             between.kill()
-            wait_until_dead(registry, between.pid)
+            hear(registry, seen)
             assert service.deaths_seen == 1
-        assert [pid for _, pid, _ in registry.members()] == sorted([first.pid, os.getpid()])
+            assert pids(registry) == sorted([first.pid, os.getpid()])
 
 
 def test_a_clean_leave_is_no_death(tmp_path: Path) -> None:
     script = LIVE.replace("sys.stdin.read()", "sys.stdin.read(); service.close(); registry.close()")
     with living(tmp_path) as (registry, service), Child(script, tmp_path) as child:
         child.says()
+        seen = registry.word()
         assert child.ends() == 0
-        wait_until_dead(registry, child.pid)
+        hear(registry, seen)
         assert service.deaths_seen == 0
 
 
@@ -165,8 +170,9 @@ def test_a_process_that_exits_without_close_is_found_dead(tmp_path: Path) -> Non
     script = LIVE.replace("sys.stdin.read()", "import os; sys.stdin.read(); os._exit(0)")
     with living(tmp_path) as (registry, service), Child(script, tmp_path) as child:
         child.says()
+        seen = registry.word()
         assert child.ends() == 0
-        wait_until_dead(registry, child.pid)
+        hear(registry, seen)
         assert service.deaths_seen == 1
 
 
