@@ -94,6 +94,7 @@ cdef class ControlFile:
     cdef size_t mapping_bytes
     cdef Registry registry
     cdef readonly str path
+    cdef readonly str directory
     cdef readonly int partitions
     cdef readonly bint read_only
 
@@ -106,7 +107,7 @@ cdef class ControlFile:
     cdef bint map_current(self, bytes uuid) except -1
     cdef int map_private(self) except -1
     cdef void adopt(self, void* mapping) noexcept
-    cdef int make_new(self, bytes uuid) except -1
+    cdef int make_new(self, bytes uuid, bint clean) except -1
     cdef void* older                         # the mapped file of the session before, while ours is made
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
     cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself

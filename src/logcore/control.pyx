@@ -12,8 +12,8 @@ from libc.string cimport memcmp, memcpy
 
 from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
-    EBUSY, EOWNERDEAD, LOCK_EX, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW,
-    O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close, file_bytes, flock, mmap, munmap, mutex_lock_within,
+    EBUSY, EOWNERDEAD, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW,
+    O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close, file_bytes, mmap, munmap, mutex_lock_within,
     open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
     robust_mutex_init,
 )
@@ -24,6 +24,9 @@ import secrets
 from pathlib import Path
 
 from logcore.errors import DiskFullError, FormatError
+from logcore.whole_files import locked_directory, place_file
+
+CLEAN_MARKER = "clean"
 
 cdef enum:
     CONTROL_VERSION = 1
@@ -65,21 +68,14 @@ cdef class ControlFile:
             if not self.map_current(uuid):
                 raise FileNotFoundError(f"{self.path} is not of a living session")
             return
-        cdef int fd = open_file(os.fsencode(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-        if fd < 0:
-            raise OSError(errno, os.strerror(errno), directory)
-        cdef int error
+        self.directory = directory
         try:
-            with nogil:
-                error = flock(fd, LOCK_EX)
-            if error:
-                raise OSError(errno, os.strerror(errno), directory)
-            if not self.map_current(uuid):
-                self.make_new(uuid)
+            with locked_directory(directory) as fd:
                 if not self.map_current(uuid):
-                    raise FormatError(f"{self.path} changed while it was made: is something else writing there?")
+                    self.make_new(uuid, self.take_clean_marker(fd))
+                    if not self.map_current(uuid):
+                        raise FormatError(f"{self.path} changed while it was made: is something else writing there?")
         finally:
-            close(fd)
             if self.older is not NULL:
                 munmap(self.older, self.mapping_bytes)
                 self.older = NULL
@@ -150,7 +146,33 @@ cdef class ControlFile:
         self.adopt(mapping)
         return True
 
-    cdef int make_new(self, bytes uuid) except -1:
+    def take_clean_marker(self, directory: int) -> bool:
+        """True where the last writer left everything on disk; the marker is gone, durably, before we go on."""
+        try:
+            os.unlink(CLEAN_MARKER, dir_fd=directory)
+        except FileNotFoundError:
+            return False
+        os.fsync(directory)
+        return True
+
+    def close_clean(self, mark_ends: object) -> None:
+        """If nobody else lives, leave the marker that all is on disk and make the file void.
+
+        Whoever opens the topic next, in this session or a later one, then makes a new control file. Without the
+        marker an opener on another boot must think that records which somebody has read are gone, and goes on
+        under a new epoch.
+        """
+        with locked_directory(self.directory) as fd:
+            if len(self.registry.members()) > 1 or self.header.session != self.registry.session:
+                return
+            mark_ends()
+            for i in range(self.partitions):
+                if self.slots[i].state not in (PARTITION_UNRECOVERED, PARTITION_READY):
+                    return
+            self.header.session = 0
+            place_file(fd, CLEAN_MARKER, b"", f"{self.directory}/{CLEAN_MARKER}")
+
+    cdef int make_new(self, bytes uuid, bint clean) except -1:
         """Write a fresh control file under a temporary name and rename it into place."""
         cdef bytes name = os.fsencode(self.path)
         cdef bytes temporary = name + b"." + secrets.token_hex(8).encode() + b".tmp"
@@ -180,7 +202,7 @@ cdef class ControlFile:
             header.inode = stat.st_ino
             init_slots(
                 <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions,
-                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES),
+                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES), clean,
             )
             failpoint("control.made")
             os.rename(temporary, name)
@@ -263,7 +285,7 @@ cdef class ControlFile:
                 return
 
 
-cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* older) noexcept:
+cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* older, bint clean) noexcept:
     """Fresh locks, everything to be recovered. On the same boot the page cache still holds all that was
     written, so the ends published before say which bytes were never acknowledged; nothing else is taken over.
     """
@@ -273,6 +295,7 @@ cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* 
         robust_mutex_init(&slots[i].sync_lock)
         slots[i].state = PARTITION_UNRECOVERED
         slots[i].sealed_base_offset = -1
+        slots[i].same_boot = clean
         if older is not NULL:
             slots[i].same_boot = 1
             slots[i].recovered = older[i].recovered

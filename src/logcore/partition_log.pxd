@@ -36,6 +36,7 @@ cdef class PartitionLog:
     cdef int take_lock(self) except -1
     cdef int open_writer(self) except -1
     cdef void close_writer(self) noexcept nogil
+    cdef int drop_writer(self) except -1
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
     cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil
     cdef int roll(self) except -1

@@ -11,7 +11,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_header
 from logcore.control cimport (
@@ -20,6 +20,7 @@ from logcore.control cimport (
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.format cimport *
+from logcore.hashing cimport xxh3
 from logcore.linux cimport (
     CLOCK_BOOTTIME, CLOCK_REALTIME, EAGAIN, EBUSY, EDQUOT, EFBIG, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED,
     MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close, fallocate,
@@ -42,7 +43,35 @@ from logcore.errors import (
 cdef enum:
     PWRITE_FROM = 8 << 10
     NEEDS_ROLL = -1
+    MOST_WRITERS = 256           # active segments that a process keeps open for appends
     LATE_SYNCS = 20              # an append syncs itself when the oldest unsynced byte is so many intervals old
+
+
+cdef list open_writers = []      # the PartitionLogs of this process that hold a file, in the order of opening
+
+
+cdef int make_room_for_writer() except -1:
+    """Close the writer that was opened first, so that 10,000 partitions need no 10,000 files."""
+    cdef PartitionLog oldest
+    cdef int i, error
+    if len(open_writers) < MOST_WRITERS:
+        return 0
+    for i in range(len(open_writers)):
+        oldest = <PartitionLog> open_writers[i]
+        if oldest.control.header is not NULL:
+            error = oldest.control.try_lock(oldest.partition)
+            if error == EBUSY:                       # in use just now: take the next
+                continue
+            if error == EOWNERDEAD:
+                oldest.slot.state = PARTITION_UNRECOVERED
+                oldest.control.lock_mended(oldest.partition)
+            oldest.close_writer()
+            oldest.control.unlock(oldest.partition)
+        del open_writers[i]
+        if atomic_loadi64(&oldest.slot.first_unsynced_at) and oldest.sync.interval_ns:
+            oldest.sync_to(atomic_load64(&oldest.slot.end))   # an error of its writeback would be seen by nobody
+        return 0
+    return 0
 
 
 def raise_os_error(int code, str path):
@@ -134,6 +163,9 @@ cdef class PartitionLog:
         cdef char name[NAME_BYTES]
         cdef int fd
         cdef void* mapping
+        if self.map is NULL:
+            make_room_for_writer()
+            open_writers.append(self)
         self.close_writer()
         segment_name(name, self.partition, self.slot.active_base_offset, self.slot.active_named_epoch)
         path = f"{self.directory}/{os.path.basename(os.fsdecode(name))}"
@@ -158,6 +190,13 @@ cdef class PartitionLog:
         if self.fd >= 0:
             close(self.fd)
             self.fd = -1
+
+    cdef int drop_writer(self) except -1:
+        """Close the writer for good; the caller makes sure that nobody appends through us."""
+        self.close_writer()
+        if self in open_writers:
+            open_writers.remove(self)
+        return 0
 
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil:
         """Make the active file at least so long, in doubling steps; 0 or an errno."""
@@ -219,7 +258,7 @@ cdef class PartitionLog:
             atomic_store64(<uint64_t*> place, load64(batch))     # magic and length last: until then nothing stands here
         failpoint("append.written")
         newest = max_timestamp_of(batch)
-        if newest > slot.max_timestamp:
+        if newest > slot.max_timestamp and load32(batch + BH_RECORD_COUNT):
             slot.max_timestamp = newest
         end[0] = slot.writing_end
         if load32(batch + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER and slot.producers == 0:
@@ -315,6 +354,20 @@ cdef class PartitionLog:
                 )
             self.take_lock()                       # mends what a dead roller left
             self.control.unlock(self.partition)
+
+    def append_mark(self) -> None:
+        """State the synced offset in a header-only batch, so that damage below it is never taken for a torn tail."""
+        cdef uint8_t mark[BATCH_HEADER_BYTES]
+        cdef int64_t offset
+        cdef uint64_t end
+        memset(mark, 0, BATCH_HEADER_BYTES)
+        store32(mark + BH_MAGIC, BATCH_MAGIC)
+        store32(mark + BH_TOTAL_LENGTH, BATCH_HEADER_BYTES)
+        store32(mark + BH_ATTRIBUTES, <uint32_t> ATTR_MARK)
+        storei64(mark + BH_BASE_TIMESTAMP, clock_ns(CLOCK_REALTIME))
+        store64(mark + BH_BODY_CHECKSUM, xxh3(mark, 0))
+        self.append_locked(mark, BATCH_HEADER_BYTES, &offset, &end)
+        self.sync_to(end)
 
     # ---- rolling --------------------------------------------------------------------------------------
 

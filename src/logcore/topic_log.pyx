@@ -12,7 +12,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from logcore.builder cimport BatchBuilder
-from logcore.control cimport ControlFile, atomic_load32, atomic_load64, atomic_store32, atomic_add
+from logcore.control cimport (
+    ControlFile, PARTITION_READY, atomic_add, atomic_load32, atomic_load64, atomic_store32,
+)
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
 from logcore.inputs cimport NULL_LENGTH, check_list, fast_items, item_bytes
@@ -125,11 +127,20 @@ cdef class TopicLog:
         try:
             if not self.read_only and not self.control.header.deleted:
                 self.sync()
+                self.control.close_clean(self.mark_ends)
         finally:
             self.detach()
             for log in self.logs:
                 if log is not None:
-                    (<PartitionLog> log).close_writer()
+                    (<PartitionLog> log).drop_writer()
+
+    def mark_ends(self) -> None:
+        """Write marks where we appended: nobody else has the topic open."""
+        for log in self.logs:
+            if log is not None and (<PartitionLog> log).appended_batches and (
+                (<PartitionLog> log).slot.state == PARTITION_READY
+            ):
+                log.append_mark()
 
     def batch_room(self) -> int:
         """The largest batch that a segment holds."""
