@@ -30,7 +30,7 @@ cdef class RecordBatch:
     cdef int64_t sequence_at(self, Py_ssize_t i) noexcept nogil          # -1: no producer
     cdef bytes key_at(self, Py_ssize_t i)                                # None: null
     cdef bytes value_at(self, Py_ssize_t i)                              # None: null
-    cdef int first_at_or_after(self, int64_t offset) noexcept nogil      # index of the first record at or behind it
+    cdef int first_at_or_after(self, int64_t offset) noexcept nogil      # index of the first record there
     cdef list headers_of(self, Py_ssize_t i)
     cdef object array_of(self, const void* column, int type, Py_ssize_t count)
     cdef list records(self, int start, int stop)                         # presized list of Record
@@ -38,7 +38,7 @@ cdef class RecordBatch:
 cdef RecordBatch view_batch(
     object owner, const uint8_t* batch, str topic, int partition, bint verify, uint64_t max_body_bytes
 )
-# `batch` was accepted by check_batch() and is no mark. Verifies the body's checksum and every column's entries
+# `batch` was accepted by check_batch() and is no mark. Verifies the body's checksum and all columns' entries
 # where asked (without: the same bytes were verified before), decompresses, checks every column's bounds.
 # Raises ValueError(reason) for a bad body; the caller makes it a CorruptionError with the place.
 

@@ -47,8 +47,8 @@ cdef class BatchBuilder:
         self, object values, object keys, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t budget
     ) except -1
     # records [start, stop) of a list or tuple of bytes | None (keys: the same, or None) until body_bytes
-    # reaches `budget` or the batch is full of records; how many were taken, at least one. The caller has checked
-    # the types (check_list) and the indices: where a TypeError comes from here, those before the bad one are in
+    # reaches `budget` or the batch is full of records; how many were taken, at least one. The caller has
+    # checked types (check_list) and indices: where a TypeError comes from here, those before it are in
 
     cdef uint8_t* finish(
         self, int codec, int level, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
@@ -56,7 +56,7 @@ cdef class BatchBuilder:
     ) except NULL
     # the encoded batch in the builder's own memory, valid until the next call: header complete but for base
     # offset, epoch, synced offset and checksum, which batch_header.seal_batch_header() fills in under the
-    # append lock. The records stay: after a failed append it may be finished again, or more records added before
+    # append lock. The records stay: after a failed append it may be finished again, with more records or not
 
     cdef void reset(self) noexcept           # no records; buffers are kept for the next batch, unless huge
 

@@ -43,6 +43,7 @@ cdef enum:
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class BatchBuilder:
     """Collects records and encodes them as one batch. Not safe for two threads at once."""
 
@@ -285,7 +286,7 @@ cdef class BatchBuilder:
         cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0
         cdef Py_ssize_t i
         for i in range(start, stop):
-            if i + PREFETCH_ITEMS < stop:        # the objects are scattered; waiting for them is most of the time
+            if i + PREFETCH_ITEMS < stop:        # the objects are scattered: waiting for them takes most time
                 prefetch_bytes(value_items[i + PREFETCH_ITEMS])
                 if key_items is not NULL:
                     prefetch_bytes(key_items[i + PREFETCH_ITEMS])
