@@ -24,7 +24,7 @@ def batch(
     epoch: int,
     first: int,
     last: int,
-    base_offset: int,
+    offset: int,
     *,
     count: int | None = None,
     at: int = 7,
