@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pylog.cli.output import Output
 from pylog.cli.places import open_engine, stored_bytes
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 engine.log_end_offset(args.topic, p) - engine.log_start_offset(args.topic, p)
                 for p in range(partitions)
             ),
-            "bytes": stored_bytes(args.directory, args.topic),
+            "bytes": stored_bytes(Path(args.directory, "topics", args.topic)),
         }
         if args.execute:
             engine.delete_topic(args.topic)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from pylog.cli.output import Output
-from pylog.cli.places import open_engine, segments_of
+from pylog.cli.places import open_engine, segments_of, stored_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +47,4 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def files_of(partition: Path) -> dict[str, int]:
     """Count the segments of a partition and the bytes that its files take on disk."""
-    return {
-        "segments": len(segments_of(partition)),
-        "bytes": sum(found.stat(follow_symlinks=False).st_blocks * 512 for found in os.scandir(partition)),
-    }
+    return {"segments": len(segments_of(partition)), "bytes": stored_bytes(partition)}

@@ -91,7 +91,9 @@ def partitions_of(topic: Path) -> list[Path]:
 
 
 def segments_of(partition: Path) -> list[Path]:
-    """Return the segment files of a partition by base offset and epoch."""
+    """Return the segment files of a partition by base offset and epoch; one never written to has none."""
+    if not partition.is_dir():
+        return []
     named = [(segment_name(path), path) for path in partition.iterdir() if not path.is_symlink()]
     return [path for name, path in sorted((n, p) for n, p in named if n is not None)]
 
@@ -120,10 +122,14 @@ def plain_directories(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
-def stored_bytes(directory: str, topic: str) -> int:
-    """Return the bytes that the files of a topic take on disk."""
-    return sum(
-        found.stat(follow_symlinks=False).st_blocks * 512
-        for partition in partitions_of(Path(directory, "topics", topic))
-        for found in os.scandir(partition)
-    )
+def stored_bytes(directory: Path) -> int:
+    """Return the bytes that the files of a directory take on disk, those below it included; 0 without one."""
+    if not directory.is_dir():
+        return 0
+    with os.scandir(directory) as found:
+        return sum(
+            stored_bytes(Path(entry.path))
+            if entry.is_dir(follow_symlinks=False)
+            else entry.stat(follow_symlinks=False).st_blocks * 512
+            for entry in found
+        )

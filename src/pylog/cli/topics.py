@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pylog.cli.output import Output
 from pylog.cli.places import open_engine, stored_bytes
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                         engine.log_end_offset(name, p) - engine.log_start_offset(name, p)
                         for p in range(partitions)
                     ),
-                    "bytes": stored_bytes(args.directory, name),
+                    "bytes": stored_bytes(Path(args.directory, "topics", name)),
                 }
             )
     out.rows(rows)
