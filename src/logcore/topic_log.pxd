@@ -18,6 +18,8 @@ cdef enum durability_policy:
 
 cdef int durability_code(object durability) except -1        # ConfigError for an unknown name
 
+cdef int64_t check_timestamp(object timestamp) except? -1     # ns since 1970; STAMP_NOW for None
+
 cdef class TopicLog:
     cdef ControlFile control
     cdef Registry registry
@@ -58,7 +60,6 @@ cdef class TopicLog:
         const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp, int policy,
     )
     cdef int detach(self) except -1
-    cdef int check_sizes(self, object values, object keys, object headers) except -1
     cdef PartitionLog log_even_closed(self, int partition)
     cdef BatchBuilder take_builder(self)
     cdef void give_builder(self, BatchBuilder builder)

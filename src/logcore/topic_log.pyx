@@ -6,6 +6,7 @@ files. Invariant: a value, key or partition of a wrong type or size is refused b
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -17,19 +18,19 @@ from logcore.control cimport (
 )
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
-from logcore.inputs cimport NULL_LENGTH, check_list, fast_items, item_bytes
+from logcore.inputs cimport NULL_LENGTH, item_bytes
 from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, close, openat, open as open_file
 from logcore.partition_log cimport PartitionLog
 from logcore.processes cimport Registry, fork_count
 from logcore.reader cimport PartitionReader
 from logcore.record_headers cimport encode_headers
-from logcore.record_ids cimport RecordId, RecordIds, new_record_id, new_record_ids
+from logcore.record_ids cimport RecordId, RecordIds, new_record_id
 from logcore.service cimport Service
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
 
 import os
 
-from logcore.errors import ClosedError, ConfigError, PartialAppendError, ReadOnlyError, RecordTooLargeError
+from logcore.errors import ClosedError, ConfigError, RecordTooLargeError
 
 cdef enum:
     STACK_BATCH = 4096                   # a single record up to this is encoded on the stack
@@ -50,7 +51,6 @@ cdef int durability_code(object durability) except -1:
 
 
 cdef int64_t check_timestamp(object timestamp) except? -1:
-    """ns since 1970, or STAMP_NOW for None."""
     if timestamp is None:
         return STAMP_NOW
     if isinstance(timestamp, bool) or not isinstance(timestamp, int):
@@ -300,7 +300,13 @@ cdef class TopicLog:
         self, values: object, keys: object = None, *, partition: int | None = None, timestamps: object = None,
         headers: object = None, durability: str | None = None,
     ) -> RecordIds:
-        """Append a list of values (bytes or None), with a list of keys, timestamps or headers if given.
+        """Append many values, with as many keys, timestamps or headers if given.
+
+        Args:
+            values, keys: lists of bytes or None; or columns: an Arrow array of binary, a pair (offsets, bytes) of
+                numpy arrays, or a 2-D array of bytes with a record a row.
+            timestamps: ns since 1970, one for each record.
+            headers: one for each record, as append() takes them.
 
         Batches are atomic one by one. Returns a list-like of RecordId in the order of the values.
 
@@ -308,30 +314,9 @@ cdef class TopicLog:
             PartialAppendError: a later batch failed; `appended` has what is in.
             RecordTooLargeError, TypeError, ValueError: nothing was appended.
         """
-        cdef int policy = self.durability if durability is None else durability_code(durability)
-        cdef int where = -1 if partition is None else self.check_partition(partition)
-        cdef BulkAppend bulk
-        check_list(values, keys)
-        for name, given in (("timestamps", timestamps), ("headers", headers)):
-            if given is not None and len(given) != len(values):
-                raise ValueError(f"{len(given)} {name} for {len(values)} values: one for each is needed")
-        self.check_sizes(values, keys, headers)
+        from logcore.bulk_append import BulkAppend
         bulk = BulkAppend(self, values, keys, timestamps, headers)
-        return bulk.run(where, policy)
-
-    cdef int check_sizes(self, object values, object keys, object headers) except -1:
-        cdef Py_ssize_t i, key_bytes = NULL_LENGTH, value_bytes = NULL_LENGTH
-        cdef const uint8_t* data
-        cdef PyObject** value_items = fast_items(values)
-        cdef PyObject** key_items = NULL if keys is None else fast_items(keys)
-        cdef uint64_t limit = self.max_record_bytes
-        for i in range(len(values)):
-            item_bytes(value_items[i], &data, &value_bytes)
-            if key_items is not NULL:
-                item_bytes(key_items[i], &data, &key_bytes)
-            if <uint64_t> (max(value_bytes, 0) + max(key_bytes, 0)) > limit:
-                self.check_record(key_bytes, value_bytes, 0)
-        return 0
+        return bulk.run(partition, durability)
 
     # ---- reading and the rest -------------------------------------------------------------------------
 
@@ -420,113 +405,6 @@ cdef class TopicLog:
         return counted
 
 
-cdef class BulkAppend:
-    """One append_many on its way: batches per partition, and what is in so far."""
-
-    cdef TopicLog topic
-    cdef object values, keys, timestamps, headers
-    cdef RecordIds ids
-    cdef Py_ssize_t count, appended
-    cdef int policy
-    cdef set touched
-
-    def __cinit__(self, TopicLog topic, values: object, keys: object, timestamps: object, headers: object):
-        self.topic, self.values, self.keys = topic, values, keys
-        self.timestamps, self.headers = timestamps, headers
-        self.ids = new_record_ids(topic.name)
-        self.count = len(values)
-        self.touched = set()
-
-    cdef RecordIds run(self, int where, int policy):
-        """Append everything and return the ids."""
-        cdef PartitionLog log
-        try:
-            if self.timestamps is None and self.headers is None and (
-                where >= 0 or self.topic.partitions == 1 or self.keys is None
-            ):
-                self.run_in_order(where)
-            else:
-                self.run_scattered(where)
-            if policy == DURABILITY_SYNC:
-                for partition in self.touched:
-                    log = self.topic.log(partition)
-                    log.sync_to(atomic_load64(&log.slot.end))
-        except Exception as error:
-            if self.appended:
-                raise PartialAppendError(
-                    f"{self.appended} of {self.count} records are in, then: {error}", appended=self.ids
-                ) from error
-            raise
-        return self.ids
-
-    cdef int flush(self, BatchBuilder builder, int partition) except -1:
-        cdef int64_t offset = -1
-        cdef int records = builder.record_count
-        self.topic.append_builder(builder, partition, 0, 0, False, DURABILITY_OS, &offset)
-        self.ids.add_run(partition, offset, records)
-        self.appended += records
-        self.touched.add(partition)
-        return 0
-
-    cdef int run_in_order(self, int where) except -1:
-        """All to one partition, or each batch to the next."""
-        cdef Py_ssize_t start = 0
-        cdef Py_ssize_t budget = self.topic.batch_budget()
-        cdef BatchBuilder builder = self.topic.take_builder()
-        while start < self.count:
-            start += builder.add_list(self.values, self.keys, start, self.count, budget)
-            self.flush(builder, where if where >= 0 else self.topic.turn())
-        self.topic.give_builder(builder)
-        return 0
-
-    cdef int run_scattered(self, int where) except -1:
-        """Each record to its key's partition; records without a key share a partition per call."""
-        cdef int32_t* partition_of = <int32_t*> malloc(max(self.count, 1) * sizeof(int32_t))
-        cdef PyObject** value_items = fast_items(self.values)
-        cdef PyObject** key_items = NULL if self.keys is None else fast_items(self.keys)
-        cdef const uint8_t* key = NULL
-        cdef const uint8_t* value = NULL
-        cdef const uint8_t* headers_data = NULL
-        cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0, headers_bytes = 0, i
-        cdef Py_ssize_t budget = self.topic.batch_budget()
-        cdef int64_t stamp = STAMP_NOW
-        cdef int32_t partition
-        cdef int keyless = where if where >= 0 else self.topic.turn()
-        cdef list builders = [None] * self.topic.partitions
-        cdef BatchBuilder builder
-        cdef bytes encoded
-        if partition_of is NULL:
-            raise MemoryError()
-        self.ids.scatter(partition_of, self.count)      # owns it from here on
-        for i in range(self.count):
-            item_bytes(value_items[i], &value, &value_bytes)
-            partition = keyless
-            if key_items is not NULL:
-                item_bytes(key_items[i], &key, &key_bytes)
-                if where < 0 and key is not NULL:
-                    partition = self.topic.partition_of(key, key_bytes)
-            partition_of[i] = partition
-            if self.timestamps is not None:
-                stamp = check_timestamp(self.timestamps[i])
-            if self.headers is not None:
-                encoded = encode_headers(self.headers[i])
-                headers_data, headers_bytes = <const uint8_t*> PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded)
-                self.topic.check_record(key_bytes, value_bytes, headers_bytes)
-            builder = <BatchBuilder> builders[partition]
-            if builder is None:
-                builder = builders[partition] = self.topic.take_builder()
-            builder.add(key, key_bytes, value, value_bytes, headers_data, headers_bytes, stamp, -1)
-            if builder.body_bytes >= budget or builder.record_count == MAX_RECORDS_PER_BATCH:
-                self.flush(builder, partition)
-        for i in range(self.topic.partitions):
-            builder = <BatchBuilder> builders[i]
-            if builder is not None:
-                if builder.record_count:
-                    self.flush(builder, <int> i)
-                self.topic.give_builder(builder)
-        return 0
-
-
 cdef class LogDirectory:
     """The topics that an engine has open: its appends reach the native core without a Python frame.
 
@@ -538,13 +416,15 @@ cdef class LogDirectory:
         self.forks = fork_count()
 
     cdef TopicLog topic_log(self, object name):
+        cdef PyObject* known
         cdef TopicLog topic
         if self.closed or self.forks != fork_count():
             self._check_open()
-        topic = <TopicLog> self.topics.get(name)
-        if topic is None:
-            topic = self._open_topic(name)
-            self.topics[name] = topic
+        known = PyDict_GetItemWithError(self.topics, name)
+        if known is not NULL:
+            return <TopicLog> known
+        topic = self._open_topic(name)
+        self.topics[name] = topic
         return topic
 
     def _check_open(self) -> None:
