@@ -5,15 +5,18 @@ Plain values without behaviour; Record, RecordId and RecordBatch are the native 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from logcore.batch import Record, RecordBatch
 from logcore.record_ids import RecordId, RecordIds
-
 from pylog.config import TopicConfig
+from pylog.errors import SerializationError
+from pylog.serdes import Serde
 
 __all__ = [
+    "Damage",
+    "DecodedRecord",
     "OffsetAndTimestamp",
     "Record",
     "RecordBatch",
@@ -23,6 +26,90 @@ __all__ = [
     "TopicDescription",
     "TopicPartition",
 ]
+
+
+UNKNOWN = object()
+"""Stands for what was not decoded yet."""
+
+
+class DecodedRecord:
+    """A Record whose key and value go through serdes when they are looked at; `raw` has the bytes."""
+
+    __slots__ = ("_key", "_key_serde", "_value", "_value_serde", "raw")
+
+    def __init__(self, raw: Record, key_serde: Serde | None, value_serde: Serde | None) -> None:
+        self.raw = raw
+        self._key_serde = key_serde
+        self._value_serde = value_serde
+        self._key: Any = UNKNOWN
+        self._value: Any = UNKNOWN
+
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+        return self.raw.topic
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+        return self.raw.partition
+
+    @property
+    def offset(self) -> int:
+        """Offset in the partition."""
+        return self.raw.offset
+
+    @property
+    def timestamp(self) -> int:
+        """Nanoseconds since 1970."""
+        return self.raw.timestamp
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Names and values in order, duplicates included."""
+        return self.raw.headers
+
+    @property
+    def sequence(self) -> int | None:
+        """Sequence that an idempotent producer gave it."""
+        return self.raw.sequence
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the partition in which it was written."""
+        return self.raw.epoch
+
+    @property
+    def key(self) -> Any:
+        """The decoded key. Raises SerializationError."""
+        if self._key is UNKNOWN:
+            self._key = self._decoded("key", self.raw.key, self._key_serde)
+        return self._key
+
+    @property
+    def value(self) -> Any:
+        """The decoded value. Raises SerializationError."""
+        if self._value is UNKNOWN:
+            self._value = self._decoded("value", self.raw.value, self._value_serde)
+        return self._value
+
+    def _decoded(self, part: str, data: bytes | None, serde: Serde | None) -> Any:
+        if data is None or serde is None:
+            return data
+        try:
+            return serde.deserialize(data)
+        except Exception as error:
+            place = f"{self.topic}-{self.partition} at offset {self.offset}"
+            raise SerializationError(
+                f"the {part} of {place}: {error}",
+                topic=self.topic,
+                partition=self.partition,
+                offset=self.offset,
+                part=part,
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<decoded {self.raw!r}>"
 
 
 class TopicPartition(NamedTuple):
@@ -53,8 +140,21 @@ class TopicDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """A place in a partition below its durable mark that cannot be read; its neighbours can."""
+
+    path: str
+    position: int
+    length: int
+    first_offset: int
+    """First offset that is lost there."""
+    next_offset: int
+    """Where reading can go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What recovery did to one partition after an unclean stop."""
+    """What recovery found in one partition after an unclean stop, where that is worth telling."""
 
     topic: str
     partition: int
@@ -63,11 +163,8 @@ class RecoveryReport:
     log_end_offset: int
     """Where the log goes on."""
     cut: bool
-    """True where something behind the last batch that counts was dropped."""
+    """True where what stood behind log_end_offset was dropped, since it had not been on disk."""
     dropped_bytes: int = 0
-    """Bytes between the cut and the end of what stood behind it."""
     dropped_batches: int = 0
-    """Valid batches among them: they stood behind a hole that a power cut left."""
-    reason: str = ""
-    facts: dict[str, object] = field(default_factory=dict)
-    """Whatever else the native core reported."""
+    """Valid batches among the dropped bytes: they stood behind a hole that a power cut left."""
+    damage: tuple[Damage, ...] = ()

@@ -1,0 +1,132 @@
+"""The partitions that one consumer reads, taking turns. Never waits.
+
+Not the consumer, which waits, commits and checks who calls. Invariant: a partition that has records is never
+kept waiting by another one, whether that is busy or damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from logcore.topic_log import TopicLog
+
+from pylog.embedded.partition_cursor import PartitionCursor
+from pylog.errors import ConfigError
+from pylog.records import Record, RecordBatch, TopicPartition
+
+
+class Assignment:
+    """Cursors by partition, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.cursors: dict[TopicPartition, PartitionCursor] = {}
+        self.logs: list[TopicLog] = []
+        self.counts = {"records": 0, "batches": 0, "polls": 0, "waits": 0, "commits": 0}
+        self._active: list[PartitionCursor] = []
+        self._turn = 0
+
+    def take(self, places: list[TopicPartition], opened: Callable[[TopicPartition], PartitionCursor]) -> None:
+        """Keep the cursors of what is read already, open the others, drop the rest."""
+        self.cursors = {place: self.cursors.get(place) or opened(place) for place in places}
+        self.logs = list({id(cursor.log): cursor.log for cursor in self.cursors.values()}.values())
+        self.activate()
+
+    def activate(self) -> None:
+        """Look again at what is paused."""
+        self._active = [cursor for cursor in self.cursors.values() if not cursor.paused]
+        self._turn = 0
+
+    def cursor(self, partition: object) -> PartitionCursor:
+        """Return the cursor of a partition. Raises ConfigError where it is not assigned."""
+        cursor = self.cursors.get(place_of(partition))
+        if cursor is None:
+            raise ConfigError(f"{partition!r} is not assigned to this consumer")
+        return cursor
+
+    def chosen(self, partitions: object) -> list[PartitionCursor]:
+        """Return the cursors of these partitions, or of all where there is None."""
+        if partitions is None:
+            return list(self.cursors.values())
+        return [self.cursor(partition) for partition in places_of(partitions)]
+
+    def fetch(self, max_records: int) -> list[Record]:
+        """Take what is there, from the partition whose turn it is on."""
+        active, count = self._active, len(self._active)
+        self.counts["polls"] += 1
+        found: list[Record] = []
+        first = self._turn
+        for step in range(count):
+            turn = (first + step) % count
+            # moved on before the poll: a damaged partition does not keep the others waiting
+            self._turn = turn + 1 if turn + 1 < count else 0
+            if not found:
+                found = active[turn].poll(max_records)
+            else:
+                try:
+                    found += active[turn].poll(max_records - len(found))
+                except Exception:
+                    # what the others gave comes first; this one raises again at its next turn
+                    self._turn = turn
+                    break
+            if len(found) >= max_records:
+                break
+        self.counts["records"] += len(found)
+        return found
+
+    def fetch_of_one(self, max_records: int) -> list[Record]:
+        """Take from the first partition that has something."""
+        self.counts["polls"] += 1
+        for cursor in self._turns():
+            records = cursor.poll(max_records)
+            if records:
+                self.counts["records"] += len(records)
+                return records
+        return []
+
+    def next_batch(self) -> RecordBatch | None:
+        """Take a batch from the first partition that has one."""
+        for cursor in self._turns():
+            batch = cursor.next_batch()
+            if batch is not None:
+                self.counts["batches"] += 1
+                self.counts["records"] += batch.record_count
+                return batch
+        return None
+
+    def _turns(self) -> Iterable[PartitionCursor]:
+        active = self._active
+        for _ in range(len(active)):
+            turn = self._turn
+            self._turn = turn + 1 if turn + 1 < len(active) else 0
+            yield active[turn]
+
+
+def place_of(given: object) -> TopicPartition:
+    """Return a (topic, partition) pair as TopicPartition; TypeError where it is none."""
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        if isinstance(given[1], bool) or not isinstance(given[1], int):
+            raise TypeError(f"partition is an int, not {type(given[1]).__name__}")
+        return TopicPartition(given[0], given[1])
+    raise TypeError(f"expected a (topic, partition) pair, not {given!r}")
+
+
+def places_of(given: object) -> list[TopicPartition]:
+    """Return an iterable of (topic, partition) pairs as a list without duplicates."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"expected (topic, partition) pairs, not {given!r}")
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        raise TypeError(f"expected a list of (topic, partition) pairs, not one: use [{given!r}]")
+    return list(dict.fromkeys(place_of(place) for place in given))
+
+
+def nanoseconds(time: int | datetime) -> int:
+    """Return ns since 1970 of an int (as it is) or a datetime with a time zone."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise ConfigError("a datetime without a time zone is ambiguous: use one as datetime.now(UTC)")
+        since = time - datetime(1970, 1, 1, tzinfo=UTC)
+        return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    if isinstance(time, bool) or not isinstance(time, int):
+        raise TypeError(f"a time is an int of ns since 1970 or a datetime, not {type(time).__name__}")
+    return time

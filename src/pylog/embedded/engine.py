@@ -1,0 +1,334 @@
+"""EmbeddedEngine: what a user calls of an opened data directory.
+
+Hands out producers and consumers; opening and closing are in opened.py. Invariant: each method checks that
+the engine may do it before it changes anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from logcore.topic_log import TopicLog
+
+from pylog.config import (
+    Durability,
+    IfExists,
+    Isolation,
+    OffsetReset,
+    OnTruncate,
+    Partitioner,
+    ProducerOptions,
+    TopicOptions,
+    check_name,
+)
+from pylog.embedded.opened import OpenDirectory
+from pylog.embedded.reports import report_of
+from pylog.engine import Capability, Headers, OnDelivery, TruncateCallback, Values
+from pylog.errors import ConfigError, UnknownTopicError
+from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
+from pylog.serdes import Serde
+
+if TYPE_CHECKING:
+    from pylog.embedded.consumer import EmbeddedConsumer
+    from pylog.embedded.producer import EmbeddedProducer
+
+CAPABILITIES: frozenset[Capability] = frozenset(
+    {
+        "append_returns_offset",
+        "durability_per_call",
+        "synced_offset",
+        "columnar_batches",
+        "producer_resume",
+        "recover",
+    }
+)
+
+
+class EmbeddedEngine(OpenDirectory):
+    """An opened data directory; made by pylog.open(). Threads may share it, and so may forked children.
+
+    `append` is the native core's own method.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this engine can do beyond what every engine can."""
+        return CAPABILITIES
+
+    # ---- topics -----------------------------------------------------------------------------------------
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        partitioner: Partitioner | None = None,
+        if_exists: IfExists = "compare",
+        **config: Unpack[TopicOptions],
+    ) -> TopicDescription:
+        """Make a topic, on disk on return; where it exists and agrees with what is given, take it as it is.
+
+        Args:
+            name: 1 to 200 of `A-Z a-z 0-9 . _ -`, starting with neither `.` nor `-`.
+            partitions: How many; 1 where left out. Fixed from then on.
+            partitioner: How keys choose partitions, "murmur2" (Kafka's, the default) or "xxh3".
+            if_exists: "compare" what is given with what is there, or "raise".
+            config: See TopicConfig.
+
+        Raises:
+            TopicConfigError: it exists with another shape or configuration.
+            TopicExistsError: it exists, and if_exists is "raise".
+            TypeError, ConfigError: a bad name or option.
+            ReadOnlyError, DiskFullError, ClosedError
+        """
+        self._writable("create topics")
+        return self._topics.create(name, partitions, partitioner, config, if_exists)
+
+    def describe_topic(self, name: str) -> TopicDescription:
+        """Return a topic's shape and configuration. Raises UnknownTopicError."""
+        self._check_open()
+        return self._topics.describe(name)
+
+    def alter_topic(self, name: str, **config: Unpack[TopicOptions]) -> TopicDescription:
+        """Change the configuration of a topic: all but its shape (partitions, partitioner, segment_bytes).
+
+        Holds for this engine at once, for others when they open the topic next.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, ReadOnlyError, DiskFullError, ClosedError
+        """
+        self._writable("alter topics")
+        changed = self._topics.alter(name, config)
+        self._drop(name)
+        return changed
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with all its records, for everybody: who still uses it gets ClosedError.
+
+        Raises:
+            UnknownTopicError, ReadOnlyError, ClosedError
+        """
+        self._writable("delete topics")
+        found = self._topics.describe(name)
+        log = self._log(name)
+        if log.uuid.hex() != found.uuid:
+            raise UnknownTopicError(f"topic {name!r} was deleted and made anew by somebody else just now")
+        aside = self._topics.set_aside(found)
+        if aside is None:
+            raise UnknownTopicError(f"there is no topic {name!r}: somebody else deleted it just now")
+        # after the rename: who opens the topic from now on does not find it, and who has it open is told
+        log.mark_deleted()
+        self._drop(name)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def list_topics(self) -> list[str]:
+        """Return the names of all topics, sorted."""
+        self._check_open()
+        return self._topics.names()
+
+    # ---- records ----------------------------------------------------------------------------------------
+
+    def append_many(
+        self,
+        topic: str,
+        values: Values,
+        keys: Values | None = None,
+        *,
+        partition: int | None = None,
+        timestamps: Any = None,
+        headers: Sequence[Headers | None] | None = None,
+        durability: Durability | None = None,
+    ) -> Sequence[RecordId]:
+        """Append many records by one native call; visible on return.
+
+        Each batch (up to 1 MiB, one partition) is all or nothing.
+
+        Args:
+            values: A list of bytes or None, a pair of columns (offsets int32[n+1], bytes), or an Arrow array.
+            keys: The same, one for each value. They choose the partitions where none is given.
+            partition: The partition of all of them.
+            timestamps: A list of ns since 1970; now where left out.
+            headers: A list with the headers of each.
+            durability: "os", "interval" or "sync"; the topic's where left out.
+
+        Returns:
+            A sequence of RecordId in the order of the values.
+
+        Raises:
+            PartialAppendError: a later batch failed; `appended` has what is in.
+            UnknownTopicError, TypeError, ValueError, RecordTooLargeError, DiskFullError, LockTimeoutError,
+            DurabilityError, ReadOnlyError, ClosedError: nothing was appended.
+        """
+        log: TopicLog = self._topic(topic)
+        found: Sequence[RecordId] = log.append_many(
+            values, keys, partition=partition, timestamps=timestamps, headers=headers, durability=durability
+        )
+        return found
+
+    def read(
+        self,
+        topic: str,
+        partition: int | None = None,
+        offset: int | None = None,
+        *,
+        isolation: Isolation = "published",
+    ) -> Iterator[Record]:
+        """Yield the records that are there now, partition by partition, each from its beginning or `offset`.
+
+        What is appended after the call is not waited for and not read.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, ClosedError
+            OffsetOutOfRangeError: outside [log_start_offset, log_end_offset].
+            CorruptionError: at the damage, after everything before it; `next_offset` says where to go on.
+        """
+        from pylog.embedded.reading import read_to_end
+
+        return read_to_end(self._log(topic), partition, offset, isolation)
+
+    def producer(
+        self,
+        *,
+        producer_id: str | None = None,
+        on_delivery: OnDelivery | None = None,
+        key_serde: str | Serde | None = None,
+        value_serde: str | Serde | None = None,
+        **options: Unpack[ProducerOptions],
+    ) -> EmbeddedProducer:
+        """Open a producer, which collects records into batches.
+
+        Args:
+            producer_id: Makes it idempotent: `send(..., sequence=n)` drops what is in already. Whoever opened
+                the same id before is fenced.
+            on_delivery: Called after each batch with its RecordIds and None, or with what failed.
+            key_serde: "bytes", "str", "json" or an object with serialize and deserialize.
+            value_serde: The same for values.
+            options: See ProducerConfig.
+
+        Raises:
+            TypeError, ConfigError, ReadOnlyError, ClosedError
+        """
+        from pylog.embedded.producer import EmbeddedProducer
+
+        self._writable("produce")
+        made = EmbeddedProducer(self, producer_id, on_delivery, key_serde, value_serde, options)
+        self._members.add(made)
+        return made
+
+    def consumer(
+        self,
+        topics: str | Iterable[str] | None = None,
+        *,
+        group: str | None = None,
+        auto_offset_reset: OffsetReset = "latest",
+        isolation: Isolation = "published",
+        timeout: float | None = None,
+        on_truncate: OnTruncate | TruncateCallback = "resume",
+        key_serde: str | Serde | None = None,
+        value_serde: str | Serde | None = None,
+    ) -> EmbeddedConsumer:
+        """Open a consumer; subscribed to the topics where they are given, else to be assigned partitions.
+
+        Args:
+            group: Whose committed offsets it starts at and commits to.
+            auto_offset_reset: Where to start without a committed offset: "earliest", "latest", or "error".
+            isolation: "published" shows what is visible, "synced" only what a power cut cannot take away.
+            timeout: Seconds without a record after which iteration ends; None: never.
+            on_truncate: What happens where a power cut took records behind the position: "resume" at the
+                cut with a warning, "raise" LogTruncatedError, or a function that is called before resuming.
+            key_serde: "bytes", "str", "json" or an object with serialize and deserialize.
+            value_serde: The same for values.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, ClosedError
+            UnsupportedError: the group has a subscribed member already.
+        """
+        from pylog.embedded.consumer import EmbeddedConsumer
+
+        self._check_open()
+        if group is not None:
+            check_name(group, "group")
+        made = EmbeddedConsumer(
+            self,
+            group=group,
+            auto_offset_reset=auto_offset_reset,
+            isolation=isolation,
+            timeout=timeout,
+            on_truncate=on_truncate,
+            key_serde=key_serde,
+            value_serde=value_serde,
+        )
+        self._members.add(made)
+        if topics is not None:
+            try:
+                made.subscribe(topics)
+            except BaseException:
+                made.close()
+                raise
+        return made
+
+    # ---- places and durability --------------------------------------------------------------------------
+
+    def log_start_offset(self, topic: str, partition: int) -> int:
+        """Return the offset of the first record that is there."""
+        found: int = self._log(topic).log_start_offset(partition)
+        return found
+
+    def log_end_offset(self, topic: str, partition: int) -> int:
+        """Return the offset that the next record gets."""
+        found: int = self._log(topic).log_end_offset(partition)
+        return found
+
+    def synced_offset(self, topic: str, partition: int) -> int:
+        """Return the offset below which a power cut takes nothing."""
+        found: int = self._log(topic).synced_offset(partition)
+        return found
+
+    def sync(self, topic: str | None = None, partition: int | None = None) -> None:
+        """Return when all that is visible now is on disk: in one partition, one topic, or all that are open.
+
+        Raises:
+            DurabilityError: the disk failed; the partition takes no appends until recover().
+        """
+        self._writable("sync")
+        if topic is not None:
+            self._log(topic).sync(partition)
+            return
+        if partition is not None:
+            raise ConfigError("partition= needs a topic")
+        for log in self._opened():
+            if not log.deleted:
+                log.sync()
+
+    def recover(self, topic: str, partition: int) -> None:
+        """Take a partition whose sync failed into use again: cut at its synced offset, in a new epoch.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, ReadOnlyError, ClosedError
+        """
+        self._writable("recover partitions")
+        self._log(topic).recover(partition)
+
+    def recovery_reports(self) -> list[RecoveryReport]:
+        """Return what recovery dropped or found damaged in the topics that this engine opened so far."""
+        self._check_open()
+        found = list(self._reports)
+        for log in self._opened():
+            found.extend(report_of(log, partition, survey) for partition, survey in log.recovery_reports())
+        return found
+
+    def metrics(self) -> dict[str, int]:
+        """Return what this engine did since it was opened: appended batches, records and bytes, and more."""
+        self._check_open()
+        counted = dict(self._counted)
+        for log in self._opened():
+            for key, count in log.counters().items():
+                counted[key] = counted.get(key, 0) + count
+        members = list(self._members)
+        found = {f"appended_{key}": counted.get(key, 0) for key in ("batches", "records", "bytes")}
+        found["syncs"] = counted.get("syncs", 0)
+        found["open_topics"] = len(self._opened())
+        found["open_members"] = len(members)
+        return found
