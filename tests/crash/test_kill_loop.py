@@ -1,7 +1,7 @@
 """kill -9 of any processes at any instant: nothing acknowledged is lost, and the others go on.
 
-A directory lives through many cycles: writers, readers and consumers work, some or all of them are killed, and
-what is there is checked against what they said.
+A directory lives through many cycles: writers, readers and consumers work, some or all of them are killed,
+and what is there is checked against what they said.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class World:
         arguments = {"directory": self.directory, "journal": self.journal, "partitions": PARTITIONS}
         self.lives += 1
         found: dict[str, Any] = self.zygote.run(
-            "faults.workload:verify", **arguments, name=f"verify.{self.lives}"
+            "faults.workload:verify", **arguments, name=f"verify.{self.lives}", group=True
         )
         self.checker.feed()
         self.checker.check_after_kill(found, writers_live=bool(self.living))

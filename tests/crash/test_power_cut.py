@@ -1,7 +1,8 @@
 """Power cuts: what was synced is there, what is there is a prefix, and recovering again changes nothing.
 
-The processes run under the shim of faults/powercut.c; states are drawn from what the disk may hold. Each state
-is opened under another boot id, checked, appended to, and cut again; in some the power goes during recovery.
+The processes run under the shim of faults/powercut.c; states are drawn from what the disk may hold. Each
+state is opened under another boot id, checked, appended to, and cut again; in some the power goes during
+recovery.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from faults.powercut import PowerCut, write_boot_id
 from faults.zygote import Zygote
 
 PARTITIONS = 2
-SEGMENT_BYTES = 16 << 10
+SEGMENT_BYTES = 32 << 10
 
 
 class Machine:
@@ -61,12 +62,12 @@ class Machine:
         shape = {"partitions": PARTITIONS, "segment_bytes": SEGMENT_BYTES, "durability": durability}
         self.zygote.start(
             "faults.workload:create", environment=environment, directory=self.directory, **shape
-        ).wait()
+        ).wait_killed_or_done()
         children = [self.writer(environment, f"w{i}", self.rng.randint(1, 80)) for i in range(writers)]
         arguments = {"directory": self.directory, "journal": self.journal, "partitions": PARTITIONS}
         reader = self.zygote.start("faults.workload:read", environment=environment, name="r", **arguments)
         for child in children:
-            child.wait()
+            child.wait_killed_or_done()
         reader.kill()
 
     def writer(self, environment: dict[str, str], name: str, steps: int) -> Any:
@@ -92,7 +93,8 @@ class Machine:
             partitions=PARTITIONS,
             name=f"verify.{self.place.name}",
         )
-        if killed and child.wait() != 0:
+        if killed:
+            child.wait_killed_or_done()
             return {}
         found: dict[str, Any] = child.result()
         self.checker.feed()
@@ -117,7 +119,7 @@ class Machine:
             return
         environment = self.watch()
         self.recover(environment)
-        self.writer(environment, f"w.{self.place.name}", rng.randint(1, 12)).wait()
+        self.writer(environment, f"w.{self.place.name}", rng.randint(1, 12)).wait_killed_or_done()
 
 
 def cut_again_and_again(first: Machine, states: int) -> None:

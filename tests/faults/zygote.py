@@ -41,9 +41,15 @@ class Child:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the kernel has let go of its locks."""
+        """SIGKILL, and wait until the kernel has let go of its locks; it must have lived or ended well."""
         self.signal(signal.SIGKILL)
-        self.wait()
+        self.wait_killed_or_done()
+
+    def wait_killed_or_done(self) -> None:
+        """Wait for its end, which is a SIGKILL or success."""
+        status = self.wait()
+        if status not in (0, signal.SIGKILL):
+            raise ChildFailedError(f"{self.job} ended with status {status}{self.errors()}")
 
     def wait(self, timeout: float = 30.0) -> int:
         """Wait for its end; the status of waitpid. Kills it and raises where it does not end in time."""
