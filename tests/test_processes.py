@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from children import Child
-from logcore.hashing import checksum_header
 
 from logcore.errors import (
     ClosedError,
@@ -23,6 +25,7 @@ from logcore.errors import (
     ReadOnlyError,
     UnsupportedError,
 )
+from logcore.hashing import checksum_header
 from logcore.processes import Registry, fork_count
 from logcore.service import Service
 from logcore.whole_files import check_name, clear_error, locked_directory, place_file
@@ -182,6 +185,26 @@ def test_engines_of_another_pid_namespace_are_refused_with_the_remedy_while_they
     with pytest.raises(UnsupportedError, match=r"namespace.*read_only=True"):
         Registry(path)
     Registry(path, read_only=True).close()
+
+
+def test_a_real_container_of_its_own_pids_is_refused_and_may_read(path: str, registry: Registry) -> None:
+    own_pids = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*own_pids, ""], capture_output=True).returncode:
+        pytest.skip("a pid namespace cannot be made here")
+    script = """
+import sys
+from logcore.errors import UnsupportedError
+from logcore.processes import Registry
+looking = Registry(sys.argv[1], read_only=True)
+assert looking.others_live() and not looking.first
+try:
+    Registry(sys.argv[1])
+except UnsupportedError:
+    print("refused")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*own_pids, script, path], capture_output=True, text=True, env=environment)
+    assert (done.stdout.strip(), done.stderr) == ("refused", "")
 
 
 def test_engines_of_another_time_namespace_or_machine_are_refused(path: str, registry: Registry) -> None:
