@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; 0 whatever the figures are, 2 where nothing matches, 130 when interrupted."""
+    """Run what was asked for; 0 whatever the figures are, 1 where an operation failed, 2 no match, 130 stopped."""
     options = parse(arguments)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     facts["load when done"] = machine.load()
     report.show(console_for(), facts, found, outcomes)
     keep(out, facts, found, outcomes, status)
-    return 130 if interrupted else 0
+    return 130 if interrupted else 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
 def console_for() -> Console:

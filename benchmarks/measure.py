@@ -50,6 +50,11 @@ class Outcome:
     contest: Contest
     samples: dict[str, Samples]
     skipped: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def missing(self, name: str) -> str:
+        """Why a contestant has no samples, or too few."""
+        return self.failed.get(name) or self.skipped.get(name, "")
 
 
 Progress = Callable[[str], None]
@@ -65,13 +70,17 @@ def run_contest(contest: Contest, rounds: int, scratch: Path, progress: Progress
     rounds = min(rounds, contest.rounds or rounds)
     for number in range(-1 if contest.warm_up else 0, rounds):
         for contestant in in_turn(contest.contestants, number):
-            if contestant.name in outcome.skipped:
+            if outcome.missing(contestant.name):
                 continue
             progress(f"{contest.name}: round {number + 1} of {rounds}, {contestant.name}")
             try:
                 timing = take_turn(contestant, scratch)
             except SkippedError as reason:
                 outcome.skipped[contestant.name] = str(reason)
+                continue
+            except Exception as error:      # the others go on; the run ends with 1 and names it
+                outcome.failed[contestant.name] = f"{contestant.name} failed: {type(error).__name__}: {error}"
+                outcome.samples.pop(contestant.name, None)
                 continue
             if number < 0:
                 continue

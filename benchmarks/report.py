@@ -29,7 +29,7 @@ COLUMNS = (
     ("to peer", "right"),
     ("", "left"),
 )
-STYLES = {"met": "green", "missed": "bold red", "no goal": "dim", "skipped": "yellow"}
+STYLES = {"met": "green", "missed": "bold red", "no goal": "dim", "skipped": "yellow", "failed": "bold red"}
 
 
 def table(found: list[Line]) -> Table:
@@ -94,10 +94,15 @@ def show(console: Console, machine: dict[str, str], found: list[Line], outcomes:
     for name, said in machine.items():
         console.print(Text(f"{name}: {said}", style="dim"))
     console.print(table(found))
-    for reason in sorted({reason for outcome in outcomes for reason in outcome.skipped.values()}):
+    for reason in sorted({reason for outcome in outcomes for reason in all_missing(outcome)}):
         console.print(Text(reason, style="yellow"))
     counted = {verdict: sum(line.verdict == verdict for line in found) for verdict in STYLES}
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count))
+
+
+def all_missing(outcome: Outcome) -> list[str]:
+    """A reason for everybody who has no samples."""
+    return [*outcome.skipped.values(), *outcome.failed.values()]
 
 
 def write_json(path: Path, machine: dict[str, str], found: list[Line], outcomes: list[Outcome]) -> None:
@@ -117,6 +122,7 @@ def write_json(path: Path, machine: dict[str, str], found: list[Line], outcomes:
                 if (samples := outcome.samples.get(contestant.name))
             },
             "skipped": outcome.skipped,
+            "failed": outcome.failed,
         }
         for outcome in outcomes
     ]

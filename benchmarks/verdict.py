@@ -35,7 +35,7 @@ class Line:
     peer_ratios: dict[str, float] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
     ceiling_notes: dict[str, float] = field(default_factory=dict)
-    verdict: Literal["met", "missed", "no goal", "skipped"] = "no goal"
+    verdict: Literal["met", "missed", "no goal", "skipped", "failed"] = "no goal"
     missing: str = ""       # what was missed and by how much, or why it was skipped
 
 
@@ -54,6 +54,7 @@ def line(outcome: Outcome, row: Row) -> Line:
     ratios = {name: ratio for name, peer in peers.items() if ours and (ratio := ours.ratio_to(peer))}
     misses = judge(row, ours, ceiling, ratios) if ours else []
     goal = str(row.goal)
+    absent: Literal["failed", "skipped"] = "failed" if row.contestant in outcome.failed else "skipped"
     return Line(
         operation=row.operation,
         size=contest.size,
@@ -72,8 +73,8 @@ def line(outcome: Outcome, row: Row) -> Line:
         peer_ratios=ratios,
         notes=ours.median_notes() if ours else {},
         ceiling_notes=ceiling.median_notes() if ceiling else {},
-        verdict="skipped" if ours is None else "missed" if misses else "met" if goal else "no goal",
-        missing="; ".join(misses) if ours else outcome.skipped.get(row.contestant, ""),
+        verdict=absent if ours is None else "missed" if misses else "met" if goal else "no goal",
+        missing="; ".join(misses) if ours else outcome.missing(row.contestant),
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.contest import Operation, SkippedError, Timed
-from benchmarks.suite.opening import TOPIC, TopicShape, engine_with_topic
+from benchmarks.suite.opening import TOPIC, TopicShape, engine_with_topic, open_producer
 from benchmarks.workload import Columns, Workload
 
 
@@ -21,7 +21,7 @@ def send(shape: TopicShape) -> Operation:
     @contextmanager
     def operation(directory: Path, work: Workload) -> Iterator[Timed]:
         values, keys = work.values, work.keys
-        with engine_with_topic(directory, shape) as engine, engine.producer() as producer:
+        with engine_with_topic(directory, shape) as engine, open_producer(engine) as producer:
 
             def timed() -> None:
                 send = producer.send

@@ -47,6 +47,14 @@ def open_engine(directory: Path) -> Any:
         raise SkippedError(f"pylog is skipped: it is not built ({error})") from None
 
 
+def open_producer(engine: Any) -> Any:
+    """engine.producer, or SkippedError where that part of pylog is not built."""
+    try:
+        return engine.producer()
+    except ImportError as error:
+        raise SkippedError(f"producer.send is skipped: it is not built ({error})") from None
+
+
 def data_directory(directory: Path) -> Path:
     """Where pylog's data lies within the directory of a turn."""
     return directory / "pylog"
