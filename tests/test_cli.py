@@ -122,7 +122,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["delete", "nothing", "--execute"], ERROR, "nothing"),
         (["dump", "nothing"], ERROR, "nothing"),
         (["verify", "nothing"], ERROR, "nothing"),
-        (["create", "-x"], USAGE, "-x"),
+        (["create", "-x"], USAGE, "topic"),
         (["create", ".hidden"], USAGE, ".hidden"),
         (["create", "../up"], USAGE, "../up"),
         (["create", "t", "-c", "nonsense=1"], USAGE, "nonsense"),
@@ -147,7 +147,7 @@ def test_bad_input_is_one_clear_line(orders: Command, arguments: list[str], code
 
 def test_looking_into_a_directory_that_is_not_there_does_not_make_it(run: Command, data: Path) -> None:
     for command in (["topics"], ["cat", "t", "-e"], ["put", "t"], ["describe", "t"]):
-        assert run(*command)[0] == ERROR
+        assert run(*command)[0] == USAGE
         assert not data.exists()
 
 

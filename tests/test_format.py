@@ -8,10 +8,11 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logcore.hashing import checksum_header, xxh3_64
-from logcore.scan import ScannedBatch, ScannedBreak, ScannedFooter, parse_segment_header, scan_segment
 from oracle import BrokenError, Record, SegmentHeader
 from oracle_writer import Choices, SegmentWriter, encode_batch, encode_mark, encode_segment_header
+
+from logcore.hashing import checksum_header, xxh3_64
+from logcore.scan import ScannedBatch, ScannedBreak, ScannedFooter, parse_segment_header, scan_segment
 
 SALT = 0x0123456789ABCDEF
 SECOND = 1_000_000_000

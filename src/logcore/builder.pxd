@@ -12,6 +12,7 @@ cdef enum:
     # What the columns beside the data can need for MAX_RECORDS_PER_BATCH records is set aside, so that no
     # column that opens late can push a batch over MAX_BATCH_BYTES.
     MAX_DATA_BYTES = (1 << 30) - (32 << 20)
+    EMPTY_BYTES = 80                     # body_bytes without records: paddings and the n + 1st offsets
 
 cdef class BatchBuilder:
     cdef readonly int record_count

@@ -39,7 +39,6 @@ cdef enum:
     FIRST_RESERVE = 1 << 10
     KEEP_GIL_BYTES = 512 << 10           # hashing less takes under 20 us: not worth releasing the GIL
     PREFETCH_ITEMS = 12                  # how far ahead of the copying
-    PADDING_BYTES = 80                   # most that the padding and the n + 1st offsets of all columns take
 
 
 @cython.final
@@ -49,7 +48,7 @@ cdef class BatchBuilder:
 
     def __cinit__(self):
         self.record_bytes = 4
-        self.body_bytes = PADDING_BYTES
+        self.body_bytes = EMPTY_BYTES
         self.batch_time = STAMP_NOW
         self.next_sequence = -1
         self.reserve = FIRST_RESERVE
@@ -417,7 +416,7 @@ cdef class BatchBuilder:
         self.record_count = 0
         self.attributes = 0
         self.record_bytes = 4
-        self.body_bytes = PADDING_BYTES
+        self.body_bytes = EMPTY_BYTES
         self.batch_time = STAMP_NOW
         self.next_sequence = -1
         self.key.used = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from logcore.batch import parse_batch
+from logcore.errors import CorruptionError
 from logcore.scan import (
     ScannedBatch,
     ScannedBreak,
@@ -13,9 +15,6 @@ from logcore.scan import (
     SegmentScan,
     parse_segment_header,
 )
-
-from logcore.batch import parse_batch
-from logcore.errors import CorruptionError
 from pylog.cli import CORRUPT, OK
 from pylog.cli.envelope import Source, encode, encode_bytes
 from pylog.cli.output import Output, escaped, to_json

@@ -13,9 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from logcore.hashing import checksum_header
-
 from logcore.errors import CorruptionError
+from logcore.hashing import checksum_header
 from logcore.segment_files import read_start
 from pylog.cli.findings import Finding
 from pylog.cli.places import partitions_of, segment_name, segments_of, topics_of

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import groupby
 from typing import TYPE_CHECKING, BinaryIO
 
 from pylog.cli.envelope import Envelope, decode
@@ -15,6 +16,10 @@ from pylog.errors import ConfigError, SerializationError
 
 if TYPE_CHECKING:
     from pylog.config import Durability
+    from pylog.engine import Engine
+
+Pairs = list[tuple[str, bytes | None]]
+READ_BYTES = 256 << 10
 
 EXAMPLES = """\
 examples:
@@ -50,50 +55,52 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise ConfigError("which topic? `pylog put TOPIC`")
     if args.envelope and (args.key is not None or args.key_delimiter or args.header or args.null):
         raise ConfigError("-J takes keys, headers and nulls from the records: leave -k, -K, -H and -Z out")
+    headers = [parse_header(text) for text in args.header]
     source = nullcontext(sys.stdin.buffer) if args.file == "-" else open(args.file, "rb")  # noqa: SIM115, PTH123
-    read = read_envelopes if args.envelope else read_lines
-    count = size = 0
-    with source as lines, open_engine(args.directory, write=True) as engine:
-        durability: Durability | None = "sync" if args.sync else None
+    records = size = number = 0
+    with source as stream, open_engine(args.directory, write=True) as engine:
+        if args.topic is not None:
+            engine.describe_topic(args.topic)
         try:
-            with engine.producer(durability=durability) as producer:
-                for record in read(lines, args):
-                    producer.send(
-                        record.topic,
-                        record.value,
-                        record.key,
-                        partition=record.partition if args.partition is None else args.partition,
-                        timestamp=record.timestamp,
-                        headers=record.headers or None,
-                    )
-                    count += 1
-                    size += len(record.value or b"") + len(record.key or b"")
+            for lines in arriving(stream):
+                read, mistake = read_lines(lines, args, headers, number)
+                append(engine, read, args)
+                number += len(lines)
+                records += len(read)
+                size += sum(len(record.value or b"") + len(record.key or b"") for record in read)
+                if mistake is not None:
+                    raise mistake
         finally:
             if not args.json:
-                out.status(f"{count:,} records, {size:,} bytes")
+                out.status(f"{records:,} records, {size:,} bytes")
     if args.json:
-        out.json_line({"records": count, "bytes": size})
+        out.json_line({"records": records, "bytes": size})
     return 0
 
 
-def read_lines(lines: BinaryIO, args: argparse.Namespace) -> Iterator[Envelope]:
-    """Make a record of every line."""
-    fixed_key = None if args.key is None else args.key.encode("utf-8", "surrogateescape")
-    delimiter = (args.key_delimiter or "").encode("utf-8", "surrogateescape")
-    headers = [parse_header(text) for text in args.header]
-    for line in lines:
-        value: bytes | None = line.removesuffix(b"\n")
-        key = fixed_key
-        if delimiter and value is not None and delimiter in value:
-            key, _, value = value.partition(delimiter)
-        if args.null and not value:
-            value = None
-        yield Envelope(args.topic, None, None, key, value, headers)
+def arriving(stream: BinaryIO) -> Iterator[list[bytes]]:
+    """Yield lines as they arrive, as many as there are: none is held back for others to come."""
+    begun: list[bytes] = []
+    while data := stream.read1(READ_BYTES):  # type: ignore[attr-defined]
+        whole, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            begun.append(data)
+            continue
+        lines = b"".join([*begun, whole]).split(b"\n")
+        begun = [rest]
+        yield lines
+    if last := b"".join(begun):
+        yield [last]
 
 
-def read_envelopes(lines: BinaryIO, args: argparse.Namespace) -> Iterator[Envelope]:
-    """Make a record of every line of JSON; the topic of the command line goes before that of the record."""
-    for number, line in enumerate(lines, 1):
+def read_lines(
+    lines: list[bytes], args: argparse.Namespace, headers: Pairs, before: int
+) -> tuple[list[Envelope], SerializationError | None]:
+    """Return the records up to the first mistake, and the mistake with the number of its line."""
+    if not args.envelope:
+        return [parse_line(line, args, headers) for line in lines], None
+    read = []
+    for number, line in enumerate(lines, before + 1):
         if not line.strip():
             continue
         try:
@@ -101,8 +108,43 @@ def read_envelopes(lines: BinaryIO, args: argparse.Namespace) -> Iterator[Envelo
             if not (args.topic or record.topic):
                 raise SerializationError("no topic, neither here nor on the command line")
         except SerializationError as error:
-            raise SerializationError(f"line {number}: {error}; what stands before it is in") from None
-        yield record._replace(topic=args.topic or record.topic)
+            return read, SerializationError(f"line {number}: {error}; what stands before it is in")
+        read.append(record)
+    return read, None
+
+
+def parse_line(line: bytes, args: argparse.Namespace, headers: Pairs) -> Envelope:
+    """Make a record of a line of text."""
+    key = None if args.key is None else args.key.encode("utf-8", "surrogateescape")
+    value: bytes | None = line
+    if args.key_delimiter:
+        delimiter = args.key_delimiter.encode("utf-8", "surrogateescape")
+        before, found, behind = line.partition(delimiter)
+        key, value = (before, behind) if found else (key, line)
+    if args.null and not value:
+        value = None
+    return Envelope(args.topic, None, None, key, value, headers)
+
+
+def append(engine: Engine, read: list[Envelope], args: argparse.Namespace) -> None:
+    """Append records in their order, those of the same topic and partition by one call."""
+
+    def together(record: Envelope) -> tuple[str, int, bool]:
+        partition = record.partition if args.partition is None else args.partition
+        return args.topic or record.topic, -1 if partition is None else partition, record.timestamp is None
+
+    durability: Durability | None = "sync" if args.sync else None
+    for (topic, partition, now), group in groupby(read, together):
+        records = list(group)
+        engine.append_many(
+            topic,
+            [record.value for record in records],
+            keys=[record.key for record in records] if any(r.key is not None for r in records) else None,
+            partition=None if partition < 0 else partition,
+            timestamps=None if now else [record.timestamp for record in records],
+            headers=[record.headers for record in records] if any(r.headers for r in records) else None,
+            durability=durability,
+        )
 
 
 def parse_header(text: str) -> tuple[str, bytes | None]:

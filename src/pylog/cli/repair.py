@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from logcore.scan import SegmentScan, parse_segment_header
-
 from pylog.cli.findings import Finding
 from pylog.cli.output import Output
 from pylog.cli.places import Target, all_partitions

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from logcore.hashing import checksum_header, xxh3_64
 from logcore.scan import ScannedBatch, ScannedFooter, SegmentHeader, SegmentScan, parse_segment_header
-
 from pylog.cli.segment_check import NO_TIMESTAMP, SegmentReport
 
 BATCH_MAGIC = b"PLB\x01"

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from logcore.batch import parse_batch
+from logcore.errors import CorruptionError
 from logcore.hashing import checksum_header, xxh3_64
 from logcore.scan import (
     ScannedBatch,
@@ -23,9 +25,6 @@ from logcore.scan import (
     SegmentScan,
     parse_segment_header,
 )
-
-from logcore.batch import parse_batch
-from logcore.errors import CorruptionError
 from pylog.cli.findings import Finding
 
 HEADER_COPIES = (0, 4096)

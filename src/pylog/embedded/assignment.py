@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from logcore.topic_log import TopicLog
-
 from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.errors import ConfigError
 from pylog.records import Record, RecordBatch, TopicPartition

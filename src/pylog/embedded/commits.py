@@ -10,10 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 
-from logcore.topic_log import TopicLog
-
 from logcore.offsets import OffsetTable
 from logcore.processes import Registry
+from logcore.topic_log import TopicLog
 from logcore.whole_files import clear_error, make_directory, open_plain
 from pylog.embedded.directory import check_real_directory
 from pylog.errors import UnsupportedError

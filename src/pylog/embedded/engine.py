@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from logcore.topic_log import TopicLog
-
 from pylog.config import (
     Durability,
     IfExists,

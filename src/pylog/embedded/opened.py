@@ -14,10 +14,9 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from logcore.topic_log import LogDirectory, TopicLog
-
 from logcore.processes import Registry, fork_count
 from logcore.service import Service
+from logcore.topic_log import LogDirectory, TopicLog
 from logcore.whole_files import remove_leftovers
 from pylog.clock import Clock, SystemClock
 from pylog.config import check_seconds

@@ -10,9 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from logcore.topic_log import TopicLog
-
 from logcore.segment_files import read_start
+from logcore.topic_log import TopicLog
 from pylog.embedded.reading import check_offset
 from pylog.errors import LogTruncatedError, OffsetOutOfRangeError
 from pylog.records import Record, RecordBatch, TopicPartition

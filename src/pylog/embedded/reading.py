@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import get_args
 
 from logcore.topic_log import TopicLog
-
 from pylog.config import Isolation, check_choice
 from pylog.errors import ClosedError, ConfigError, OffsetOutOfRangeError
 from pylog.records import Record

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from logcore.topic_log import TopicLog
-
 from pylog.records import Damage, RecoveryReport
 
 
