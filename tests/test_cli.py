@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given
@@ -295,34 +296,37 @@ def full(data: Path) -> Iterator[Path]:
     yield data
 
 
-def start(data: Path, *arguments: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(data: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """A pylog process with its stdout and stderr; whatever the test finds, it is gone afterwards."""
     command = [sys.executable, "-m", "pylog.cli", "-C", str(data), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield process, process.stdout, process.stderr
+        finally:
+            process.kill()
 
 
 def test_a_reader_that_has_enough_ends_cat_quietly(full: Path) -> None:
-    process = start(full, "cat", "full", "-e")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline() == b"value 0\n"
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait() == OK
+    with started(full, "cat", "full", "-e") as (process, out, err):
+        assert out.readline() == b"value 0\n"
+        out.close()
+        assert err.read() == b""
+        assert process.wait() == OK
 
 
 def test_cat_follows_until_ctrl_c(full: Path) -> None:
-    process = start(full, "cat", "full", "-o", "end")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert b"reached the end" in process.stderr.readline()
     with pylog.open(full) as engine:
-        engine.append("full", b"new")
-    assert process.stdout.readline() == b"new\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert b"Traceback" not in err
+        engine.append("full", b"old")
+        with started(full, "cat", "full", "-o", "end") as (process, out, err):
+            assert b"reached the end" in err.readline()
+            engine.append("full", b"new")
+            assert out.readline() == b"new\n"
+            process.send_signal(signal.SIGINT)
+            assert b"Traceback" not in err.read()
+            assert process.wait() == 130
 
 
 def test_cat_of_a_damaged_topic_says_where_and_ends_with_4(full: Path) -> None:
@@ -330,21 +334,21 @@ def test_cat_of_a_damaged_topic_says_where_and_ends_with_4(full: Path) -> None:
     with segment.open("r+b") as file:
         file.seek(5000)
         file.write(b"\xff" * 8)
-    process = start(full, "cat", "full", "-e")
-    _, err = process.communicate()
-    assert process.returncode == CORRUPT
-    assert segment.name.encode() in err
-    assert b"offset" in err
-    assert err.count(b"\n") == 1
+    with started(full, "cat", "full", "-e") as (process, _, _):
+        said = process.communicate()[1]
+        assert process.returncode == CORRUPT
+        assert segment.name.encode() in said
+        assert b"offset" in said
+        assert said.count(b"\n") == 1
 
 
 def test_a_read_only_directory_can_be_looked_into(full: Path) -> None:
-    os.chmod(full, 0o500)  # noqa: PTH101
+    full.chmod(0o500)
     try:
-        process = start(full, "cat", "full", "-o", "-1", "-e")
-        assert process.communicate()[0] == b"value 49999\n"
+        with started(full, "cat", "full", "-o", "-1", "-e") as (process, _, _):
+            assert process.communicate()[0] == b"value 49999\n"
     finally:
-        os.chmod(full, 0o700)  # noqa: PTH101
+        full.chmod(0o700)
 
 
 def test_bench_measures_and_leaves_nothing(data: Path, run: Command) -> None:

@@ -220,6 +220,7 @@ class Engine(Protocol):
         *,
         partition: int | None = None,
         timestamps: Any = None,
+        headers: Sequence[Headers | None] | None = None,
         durability: Durability | None = None,
     ) -> Sequence[RecordId]:
         """Append many records; each batch of them is all or nothing."""
