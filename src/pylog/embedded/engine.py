@@ -209,10 +209,10 @@ class EmbeddedEngine(OpenDirectory):
         Raises:
             TypeError, ConfigError, ReadOnlyError, ClosedError
         """
-        from pylog.embedded.producer import EmbeddedProducer
+        from pylog.embedded.producer import open_producer
 
         self._writable("produce")
-        made = EmbeddedProducer(self, producer_id, on_delivery, key_serde, value_serde, options)
+        made = open_producer(self, producer_id, on_delivery, key_serde, value_serde, options)
         self._members.add(made)
         return made
 

@@ -21,6 +21,7 @@ from logcore.whole_files import remove_leftovers
 from pylog.clock import Clock, SystemClock
 from pylog.config import check_seconds
 from pylog.embedded.directory import open_directory, path_of
+from pylog.embedded.lingering import Lingering
 from pylog.embedded.reports import report_of
 from pylog.embedded.topic import TopicDirectories
 from pylog.errors import ClosedError, ConfigError, ReadOnlyError
@@ -69,6 +70,7 @@ class OpenDirectory(LogDirectory):
         self._lock = threading.RLock()
         self._members: weakref.WeakSet[EmbeddedProducer | EmbeddedConsumer] = weakref.WeakSet()
         self._arrivals: Arrivals | None = None
+        self._lingering: Lingering | None = None
         self._registry = Registry(self._root, read_only=self._read_only)
         self._service: Service | None = None
         if not self._read_only:
@@ -149,6 +151,17 @@ class OpenDirectory(LogDirectory):
             report_of(log, partition, survey) for partition, survey in log.recovery_reports()
         )
 
+    def _flush_after(self, producer: EmbeddedProducer, seconds: float) -> None:
+        """Flush the producer in so many seconds, from the engine's one Python thread."""
+        self._check_open()
+        lingering = self._lingering
+        if lingering is None:
+            with self._lock:
+                if self._lingering is None:
+                    self._lingering = Lingering("pylog-linger")
+                lingering = self._lingering
+        lingering.expect(producer, seconds)
+
     def _partitions_of(self, topic: str) -> int:
         return self._log(topic).partitions
 
@@ -188,6 +201,8 @@ class OpenDirectory(LogDirectory):
         inherited = self._forks != fork_count()
         errors: list[BaseException] = []
         if not inherited:
+            if self._lingering is not None:
+                self._lingering.stop()
             for closing in [*self._members, *self._opened()]:
                 try:
                     closing.close()
