@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pylog.cli import ERROR, OK
 from pylog.cli.output import Output
 from pylog.errors import ConfigError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pylog.engine import Engine
 
 TOPIC = "pylog-bench"
-KEYS = 1024
+KEYS, KEY_BYTES = 1024, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,21 +33,30 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise ConfigError("bench takes at least one record and a size of 0 or more")
     import pylog
 
-    rows = []
+    rows: list[dict[str, object]] = []
+    failed = 0
     with TemporaryDirectory(prefix="pylog-bench-", dir=args.directory) as directory:
         with pylog.open(directory) as engine, out.progress("bench", len(OPERATIONS)) as done:
             for name, (durability, share, operation) in OPERATIONS.items():
                 count = max(args.records // share, 1)
-                seconds = operation(engine, count, args.size, args.partitions)
-                rate = count / seconds
-                megabytes = rate * (args.size + 8) / 1e6
+                try:
+                    rate = count / operation(engine, count, args.size, args.partitions)
+                except (pylog.PylogError, ImportError) as error:
+                    out.status(f"{name} could not be measured: {error}")
+                    failed += 1
+                    continue
                 rows.append(
-                    {"operation": name, "durability": durability, "records": count, "per_second": round(rate)}
-                    | {"megabytes_per_second": round(megabytes, 1)}
+                    {
+                        "operation": name,
+                        "durability": durability,
+                        "records": count,
+                        "per_second": round(rate),
+                        "megabytes_per_second": round(rate * (args.size + KEY_BYTES) / 1e6, 1),
+                    }
                 )
                 done(1)
     out.rows(rows)
-    return 0
+    return ERROR if failed else OK
 
 
 def fresh_topic(engine: Engine, partitions: int) -> None:
@@ -74,7 +84,7 @@ def send(engine: Engine, count: int, size: int, partitions: int) -> float:
 
 
 def poll(engine: Engine, count: int, size: int, partitions: int) -> float:
-    """Read back what send() left, record by record."""
+    """Read back what append_many() left, record by record."""
     begun = time.perf_counter()
     found = 0
     with engine.consumer(auto_offset_reset="earliest") as consumer:
@@ -123,8 +133,8 @@ def append_synced(engine: Engine, count: int, size: int, partitions: int) -> flo
 Operation = Callable[["Engine", int, int, int], float]
 OPERATIONS: dict[str, tuple[str, int, Operation]] = {
     "send": ("os", 1, send),
-    "poll": ("-", 1, poll),
     "append_many": ("os", 1, append_many),
+    "poll": ("-", 1, poll),
     "append": ("os", 5, append),
     "append synced": ("sync", 500, append_synced),
 }

@@ -162,8 +162,8 @@ def check_link(before: SegmentReport, behind: SegmentReport, report: PartitionRe
         if before.lost and before.lost[-1].next_offset is None:
             before.lost[-1] = before.lost[-1]._replace(next_offset=base)
         reason = "the footer of a sealed segment cannot be read"
-        what = (before.end_position, None, before.next_offset, base)
-        before.findings.append(Finding("corrupt", str(before.path), reason, *what))
+        at = (before.end_position, None, before.next_offset, base)
+        before.findings.append(Finding("corrupt", str(before.path), reason, *at))
         return
     if footer.end_offset != base and not between:
         kind, reason = "corrupt", "the segment file behind this one is missing"

@@ -99,7 +99,7 @@ def read_lines(
     """Return the records up to the first mistake, and the mistake with the number of its line."""
     if not args.envelope:
         return [parse_line(line, args, headers) for line in lines], None
-    read = []
+    read: list[Envelope] = []
     for number, line in enumerate(lines, before + 1):
         if not line.strip():
             continue
