@@ -222,6 +222,8 @@ def check(engine: pylog.Engine, processes: Processes, say: Say) -> bool:
 
 def full_speed(engine: pylog.Engine) -> Iterator[tuple[str, int, float]]:
     """Yield name, records and seconds of what the log does when nobody paces it."""
+    import numpy  # noqa: F401 - its import is nobody's reading speed
+
     rows = list(flights())
     values, keys = [flight.line for flight in rows], [flight.aircraft for flight in rows]
     engine.create_topic(COPY, partitions=PARTITIONS)
@@ -278,7 +280,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Say something that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, there: int, counted: dict[int, Counted]) -> None:
         """Show how far everybody is and whose flights are the latest."""
@@ -299,8 +301,12 @@ class Screen:
         figures = merged([part.figures for part in counted.values()])
         for carrier, delays in islice(sorted(figures.items(), key=lambda item: -item[1].mean), SLOWEST):
             table.add_row(self.names.get(carrier, carrier), f"{delays.flights:,}", f"{delays.mean:.1f}")
-        line = Text(f"{there:,} of {ROWS:,} flights in the log, {done:,} read")
-        self.picture.update(Group(ProgressBar(ROWS, done, width=60), line, table), refresh=True)
+        progress = Table.grid(padding=(0, 2))
+        progress.add_row(
+            ProgressBar(ROWS, done, width=40),
+            Text(f"{there:,} of {ROWS:,} flights in the log, {done:,} read"),
+        )
+        self.picture.update(Group(progress, table), refresh=True)
 
 
 NEXT = """
@@ -308,12 +314,12 @@ Now look around (the data stay in {directory}):
   {pylog} -C {directory} topics
   {pylog} -C {directory} describe flights
   {pylog} -C {directory} cat flights -e -o -2 -f '%p %o %k  %s\\n'     the last two of each partition
-  {pylog} -C {directory} cat flights -e -o s@1372896000000 -c 3        flights from the 4th of July on
+  {pylog} -C {directory} cat flights -e -o s@1380585600000 -c 3        from the 1st of October on
   {pylog} -C {directory} cat flights -e -p 0 -c 1 -J                   one record with everything
   {pylog} -C {directory} dump flights | tail -3                        the batches on disk
   {pylog} -C {directory} verify                                        every byte checked
 Break a copy of a segment and see what verify says:
-  python tools/damage.py {directory}/topics/flights/0/{segment:020d}.log flip -o /tmp/hurt.log
+  python tools/damage.py {directory}/topics/flights/0/{segment:020d}.log flip --at 100000 -o /tmp/hurt.log
   {pylog} verify /tmp/hurt.log"""
 
 
