@@ -1,38 +1,19 @@
 # cython: language_level=3
 """RecordAccumulator: the native part of a producer, which turns single sends into batches."""
 
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from logcore.builder cimport BatchBuilder
 from logcore.producers cimport ProducerIdentity
-from logcore.topic_log cimport LogDirectory, TopicLog
-
-cdef struct progress_t:
-    int64_t appended                         # our last sequence in the log, -1 for none
-    int64_t taken                            # the last one that was sent; what is not above it is a duplicate
-    bint asked                               # both are as the log says; False again after a failure
-
-cdef class TopicBuffer:                      # what is buffered for one topic
-    cdef TopicLog log
-    cdef readonly str name
-    cdef int partitions
-    cdef int sticky                          # where records without a key go until that batch is written; -1: nowhere
-    cdef int64_t budget                      # a batch that has grown to this is written
-    cdef int64_t max_record_bytes
-    cdef bint gone                           # the topic was deleted: what was buffered for it has been dropped
-    cdef list builders                       # BatchBuilder, None where nothing was sent to the partition yet
-    cdef PyObject** builder_at               # the same, borrowed; NULL for None
-    cdef progress_t* progress                # by partition, of an idempotent producer
-
-    cdef int attach(self, TopicLog log, int64_t batch_bytes) except -1
-    cdef BatchBuilder builder(self, int partition)
+from logcore.topic_buffer cimport TopicBuffer, progress_t
+from logcore.topic_log cimport LogDirectory
+from logcore.writer_turn cimport WriterTurn
 
 cdef class RecordAccumulator:
     cdef LogDirectory engine
     cdef ProducerIdentity identity           # None: not idempotent
     cdef object on_delivery
-    cdef object on_buffering                 # called where the buffer was empty and is not any more; None: nobody asks
+    cdef object on_buffering                 # called where the buffer was empty and now is not; or None
     cdef int durability                      # -1: the topic's
     cdef bint raise_when_full
     cdef int64_t batch_bytes
@@ -43,9 +24,7 @@ cdef class RecordAccumulator:
     cdef object last_name                    # the topic of the last send, compared by identity
     cdef TopicBuffer last
     cdef bint unusual                        # busy, closed, or a failure is to be raised: look closer
-    cdef bint busy                           # somebody writes; the lock is held until he is done
-    cdef void* lock
-    cdef unsigned long writer                # the thread that is busy
+    cdef WriterTurn turn
     cdef object failure                      # of a batch that `send` had to write; raised by the next call
     cdef bint failure_kept                   # its records are still in the buffer
     cdef readonly bint closed
@@ -57,27 +36,28 @@ cdef class RecordAccumulator:
     cdef int begin(self) except -1
     cdef void end(self) noexcept
     cdef int begin_anew(self) except -1
-    cdef int wait(self) except -1
     cdef void note_failure(self, object error, bint kept) noexcept
     cdef void leave(self, int64_t size, int records) noexcept
     cdef int64_t check_sequence(self, object sequence) except -1
     cdef progress_t* progress_of(self, object topic, int partition) except NULL
     cdef int flush_now(self, double deadline) except -1
     cdef int put(
-        self, TopicBuffer buffer, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
-        Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp, int64_t sequence,
+        self, TopicBuffer buffer, int partition, const uint8_t* key, Py_ssize_t key_bytes,
+        const uint8_t* value, Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes,
+        int64_t timestamp, int64_t sequence,
     ) except -1
     cdef int send_more(
         self, TopicBuffer buffer, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
         Py_ssize_t value_bytes, object partition, object headers, object timestamp, object sequence,
     ) except -1
-    cdef int keyless(self, TopicBuffer buffer) noexcept
     cdef int make_room(self, TopicBuffer buffer) except -1
     cdef int write_full(self, TopicBuffer buffer, int partition) except -1
-    cdef int append(self, TopicBuffer buffer, BatchBuilder builder, int partition, int64_t* base_offset) except -1
+    cdef int append(
+        self, TopicBuffer buffer, BatchBuilder builder, int partition, int64_t* base_offset
+    ) except -1
     cdef int write_batch(self, TopicBuffer buffer, int partition, list delivered) except -1
     cdef object write_all(self, list delivered, double deadline)
     cdef int tell(self, list delivered) except -1
     cdef int refresh(self, TopicBuffer buffer) except -1
     cdef int drop(self, TopicBuffer buffer) except -1
-    cdef int ask_sequence(self, TopicBuffer buffer, int partition) except -1
+    cdef int ask_log(self, TopicBuffer buffer, int partition) except -1

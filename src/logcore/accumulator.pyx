@@ -9,75 +9,26 @@ topic is deleted, or in a forked child, whose parent writes it.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from cpython.pythread cimport (
-    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
-    PyThread_release_lock, PyThread_type_lock
-)
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint8_t
 
 from logcore.builder cimport EMPTY_BYTES, BatchBuilder
 from logcore.format cimport MAX_RECORDS_PER_BATCH
 from logcore.inputs cimport NULL_LENGTH, item_bytes
-from logcore.partition_log cimport PartitionLog
 from logcore.processes cimport fork_count
 from logcore.producers cimport ProducerIdentity
 from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordIds, new_record_ids
 from logcore.single_batch cimport STAMP_NOW
+from logcore.topic_buffer cimport TopicBuffer, progress_t
 from logcore.topic_log cimport LogDirectory, TopicLog, check_timestamp, durability_code
+from logcore.writer_turn cimport WriterTurn
 
 import time
 
 from logcore.errors import (
     BufferFullError, ClosedError, ConfigError, FencedError, LockTimeoutError, ReadOnlyError, UnknownTopicError
 )
-
-cdef enum:
-    LOCK_TICK_US = 50_000                    # how often a wait for another thread looks for Ctrl-C
-
-cdef extern from "Python.h":
-    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr_flag) nogil
-
-
-@cython.final
-@cython.auto_pickle(False)
-cdef class TopicBuffer:
-    """The batches that grow for one topic."""
-
-    def __dealloc__(self):
-        free(self.builder_at)
-        free(self.progress)
-
-    cdef int attach(self, TopicLog log, int64_t batch_bytes) except -1:
-        """Begin with nothing buffered, or go on with the same topic opened anew."""
-        cdef int i
-        self.budget = min(batch_bytes, log.batch_budget())
-        self.max_record_bytes = <int64_t> log.max_record_bytes
-        if self.log is None:
-            self.name = log.name
-            self.partitions = log.partitions
-            self.sticky = -1
-            self.builders = [None] * log.partitions
-            self.builder_at = <PyObject**> calloc(log.partitions, sizeof(PyObject*))
-            self.progress = <progress_t*> calloc(log.partitions, sizeof(progress_t))
-            if self.builder_at is NULL or self.progress is NULL:
-                raise MemoryError()
-            for i in range(log.partitions):
-                self.progress[i].appended = self.progress[i].taken = -1
-        self.log = log
-        return 0
-
-    cdef BatchBuilder builder(self, int partition):
-        cdef BatchBuilder builder
-        if self.builder_at[partition] is NULL:
-            builder = BatchBuilder.__new__(BatchBuilder)
-            self.builders[partition] = builder
-            self.builder_at[partition] = <PyObject*> builder
-        return <BatchBuilder> self.builder_at[partition]
-
 
 @cython.auto_pickle(False)
 cdef class RecordAccumulator:
@@ -96,16 +47,14 @@ cdef class RecordAccumulator:
 
     def __cinit__(self, *args, **options):
         self.topics = {}
-        self.lock = <void*> PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError()
+        self.turn = WriterTurn()
         self.closed = self.unusual = True
         self.forks = fork_count()
 
     def __init__(
-        self, LogDirectory engine not None, *, long long batch_bytes=256 << 10, long long buffer_bytes=32 << 20,
-        bint raise_when_full=False, durability=None, ProducerIdentity identity=None, on_delivery=None,
-        on_buffering=None,
+        self, LogDirectory engine not None, *, long long batch_bytes=256 << 10,
+        long long buffer_bytes=32 << 20, bint raise_when_full=False, durability=None,
+        ProducerIdentity identity=None, on_delivery=None, on_buffering=None,
     ):
         if batch_bytes < 1 or buffer_bytes < 1:
             raise ConfigError("batch_bytes and buffer_bytes are at least 1")
@@ -118,10 +67,6 @@ cdef class RecordAccumulator:
         self.on_delivery = on_delivery
         self.on_buffering = on_buffering
         self.closed = self.unusual = False
-
-    def __dealloc__(self):
-        if self.lock is not NULL:
-            PyThread_free_lock(<PyThread_type_lock> self.lock)
 
     # ---- sending --------------------------------------------------------------------------------------
 
@@ -173,7 +118,7 @@ cdef class RecordAccumulator:
         elif key_bytes >= 0:
             where = buffer.log.partition_of(key_data, key_bytes)
         else:
-            where = self.keyless(buffer)
+            where = buffer.keyless()
         self.put(buffer, where, key_data, key_bytes, value_data, value_bytes, NULL, 0, STAMP_NOW, -1)
 
     cdef int send_more(
@@ -195,11 +140,11 @@ cdef class RecordAccumulator:
         elif number >= 0:
             where = <int> (number % buffer.partitions)
         else:
-            where = self.keyless(buffer)
+            where = buffer.keyless()
         if number >= 0 and not buffer.progress[where].asked:
             self.begin()
             try:
-                self.ask_sequence(buffer, where)
+                self.ask_log(buffer, where)
             finally:
                 self.end()
         return self.put(
@@ -219,9 +164,9 @@ cdef class RecordAccumulator:
         return sequence
 
     cdef int put(
-        self, TopicBuffer buffer, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
-        Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
-        int64_t sequence,
+        self, TopicBuffer buffer, int partition, const uint8_t* key, Py_ssize_t key_bytes,
+        const uint8_t* value, Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes,
+        int64_t timestamp, int64_t sequence,
     ) except -1:
         """Take one record. From here on no Python code runs but in attend() and in what writes."""
         cdef BatchBuilder builder
@@ -249,12 +194,6 @@ cdef class RecordAccumulator:
             self.on_buffering()
         return 0
 
-    cdef int keyless(self, TopicBuffer buffer) noexcept:
-        """The partition of records without a key, until its batch is written."""
-        if buffer.sticky < 0:
-            buffer.sticky = buffer.log.turn()
-        return buffer.sticky
-
     cdef TopicBuffer turn_to(self, object topic):
         """The buffer of a topic, which the next send finds by the identity of the name."""
         cdef TopicBuffer buffer
@@ -266,7 +205,7 @@ cdef class RecordAccumulator:
             buffer.attach(self.engine.topic_log(topic), self.batch_bytes)
             if buffer.log.read_only:
                 raise ReadOnlyError("the engine was opened with read_only=True")
-            buffer = <TopicBuffer> self.topics.setdefault(topic, buffer)      # another thread may have been here
+            buffer = <TopicBuffer> self.topics.setdefault(topic, buffer)     # a thread may have been quicker
         self.last_name = topic
         self.last = buffer
         return buffer
@@ -285,7 +224,7 @@ cdef class RecordAccumulator:
         return 0
 
     cdef int write_full(self, TopicBuffer buffer, int partition) except -1:
-        """Write a batch that has just become full. The record is taken: what fails is raised by the next call."""
+        """Write a batch that has just become full; what fails is raised by the next call."""
         cdef list delivered = None if self.on_delivery is None else []
         self.begin()
         try:
@@ -313,51 +252,31 @@ cdef class RecordAccumulator:
             self.begin_anew()
         if self.closed:
             raise ClosedError("the producer was closed")
-        while self.busy:
-            self.wait()
+        while self.turn.busy:
+            self.turn.wait()
         if self.failure is not None:
             failure, self.failure = self.failure, None
-            self.unusual = self.busy or self.closed
+            self.unusual = self.turn.busy or self.closed
             raise failure
-        return 0
-
-    cdef int wait(self) except -1:
-        """Let the thread that writes get on, for one tick at most."""
-        cdef int got
-        cdef PyThread_type_lock lock = <PyThread_type_lock> self.lock
-        if self.busy and self.writer == PyThread_get_thread_ident():
-            raise RuntimeError("the producer is used by what runs inside of its own writing")
-        with nogil:
-            got = PyThread_acquire_lock_timed(lock, LOCK_TICK_US, 0)
-            if got:
-                PyThread_release_lock(lock)
-        PyErr_CheckSignals()
         return 0
 
     cdef int begin(self) except -1:
         """Become the one who writes."""
-        while self.busy or not PyThread_acquire_lock(<PyThread_type_lock> self.lock, 0):
-            self.wait()
-        self.busy = self.unusual = True
-        self.writer = PyThread_get_thread_ident()
+        self.turn.take()
+        self.unusual = True
         return 0
 
     cdef void end(self) noexcept:
-        self.busy = False
         self.unusual = self.closed or self.failure is not None
-        PyThread_release_lock(<PyThread_type_lock> self.lock)
+        self.turn.give()
 
     cdef int begin_anew(self) except -1:
-        """In a forked child: what was buffered is the parent's, and a lock may be held by a thread of his."""
-        cdef void* lock = <void*> PyThread_allocate_lock()
-        if lock is NULL:
-            raise MemoryError()
-        self.lock = lock                     # the old one is left alone: it may be held for ever
+        """In a forked child: what was buffered is the parent's, whose threads may hold the lock."""
+        self.turn = WriterTurn()
         self.topics = {}
         self.last_name = self.last = None
         self.buffered_bytes = self.buffered_records = 0
         self.failure = None
-        self.busy = False
         self.unusual = self.closed
         self.forks = fork_count()
         return 0
@@ -367,8 +286,8 @@ cdef class RecordAccumulator:
     cdef int write_batch(self, TopicBuffer buffer, int partition, list delivered) except -1:
         """Append what is buffered for a partition; the caller has begun.
 
-        Where it raises the records are kept, unless they are in the log (but not surely on disk), or their topic
-        is gone.
+        Where it raises the records are kept, unless they are in the log (but not surely on disk), or their
+        topic is gone.
         """
         cdef BatchBuilder builder = buffer.builder(partition)
         cdef int records = builder.record_count
@@ -377,7 +296,7 @@ cdef class RecordAccumulator:
         try:
             self.refresh(buffer)
             if self.identity is not None and not buffer.progress[partition].asked:
-                self.ask_sequence(buffer, partition)
+                self.ask_log(buffer, partition)
                 if builder.record_count == 0:
                     return 0
             self.append(buffer, builder, partition, &base_offset)
@@ -402,7 +321,9 @@ cdef class RecordAccumulator:
             delivered.append((ids, None))
         return 0
 
-    cdef int append(self, TopicBuffer buffer, BatchBuilder builder, int partition, int64_t* base_offset) except -1:
+    cdef int append(
+        self, TopicBuffer buffer, BatchBuilder builder, int partition, int64_t* base_offset
+    ) except -1:
         cdef int durability = buffer.log.durability if self.durability < 0 else self.durability
         if self.identity is None:
             return buffer.log.append_builder(builder, partition, 0, 0, False, durability, base_offset)
@@ -479,27 +400,13 @@ cdef class RecordAccumulator:
             self.last_name = self.last = None
         return 0
 
-    cdef int ask_sequence(self, TopicBuffer buffer, int partition) except -1:
-        """Learn from the log which sequences a partition has of this producer. The caller has begun.
-
-        What is buffered is forgotten where it turns out to be in, and where records before it are lost: from
-        resume_from() on all of it is sent once more.
-        """
-        cdef PartitionLog log = buffer.log.log(partition)
-        cdef progress_t* progress = &buffer.progress[partition]
+    cdef int ask_log(self, TopicBuffer buffer, int partition) except -1:
+        """Learn which sequences are in. The caller has begun."""
         cdef BatchBuilder builder = buffer.builder(partition)
-        cdef int64_t known
-        from logcore.recovery import producer_table
-        log.take_lock()                      # an append of who held the id before us is over then
-        buffer.log.control.unlock(partition)
-        last = producer_table(log.directory).last_sequence(self.identity.id)
-        known = -1 if last is None else last
-        if builder.record_count and (builder.first_sequence <= known or known < progress.appended):
-            self.leave(builder.body_bytes - EMPTY_BYTES, builder.record_count)
-            builder.reset()
-        progress.appended = known
-        progress.taken = known if builder.record_count == 0 else builder.next_sequence - 1
-        progress.asked = True
+        cdef int64_t size = builder.body_bytes
+        cdef int records = builder.record_count
+        buffer.ask_log(partition, self.identity.id)
+        self.leave(size - builder.body_bytes, records - builder.record_count)
         return 0
 
     cdef progress_t* progress_of(self, object topic, int partition) except NULL:
@@ -513,7 +420,7 @@ cdef class RecordAccumulator:
         if not buffer.progress[partition].asked:
             self.begin()
             try:
-                self.ask_sequence(buffer, partition)
+                self.ask_log(buffer, partition)
             finally:
                 self.end()
         return &buffer.progress[partition]
@@ -565,7 +472,7 @@ cdef class RecordAccumulator:
             self.flush_now(-1.0)
         except Exception as error:
             if self.buffered_records:
-                error.add_note(f"{self.buffered_records} records were not written, and the producer is closed")
+                error.add_note(f"{self.buffered_records} records were not written: the producer is closed")
             raise
         finally:
             self.closed = self.unusual = True
