@@ -97,6 +97,9 @@ cdef class ControlFile:
     cdef readonly str directory
     cdef readonly int partitions
     cdef readonly bint read_only
+    cdef readonly bint private              # read-only, and no control file of this session: memory of our own
+    cdef int seen_fd                        # read-only: the file that stood there, kept so that its inode stays taken
+    cdef object seen                        # its (device, inode); None where there was none
 
     # the append lock: 0 taken, EOWNERDEAD taken from a dead owner (call lock_mended() before unlock()), else an errno
     cdef int try_lock(self, int partition) noexcept nogil
@@ -104,6 +107,8 @@ cdef class ControlFile:
     cdef void lock_mended(self, int partition) noexcept nogil
     cdef void unlock(self, int partition) noexcept nogil
     cpdef int close(self) except -1
+    cdef int look(self) except -1
+    cdef bint replaced(self) except -1
     cdef bint map_current(self, bytes uuid) except -1
     cdef int map_private(self) except -1
     cdef void adopt(self, void* mapping) noexcept

@@ -47,26 +47,24 @@ def control_bytes(partitions: int) -> int:
 cdef class ControlFile:
     """The mapped control file of one topic, made or made anew where it is not of this session.
 
-    Read-only opening never makes one: it raises FileNotFoundError where there is none of this session, and
-    `private` then gives memory of our own in its place. Raises FormatError, DiskFullError, OSError.
+    Read-only opening never makes one: where there is none of this session it takes memory of its own in its
+    place, and replaced() tells when somebody has made one. Raises FormatError, DiskFullError, OSError.
     """
 
     def __cinit__(
         self, directory: str, registry: Registry, uuid: bytes, partitions: int, *, read_only: bool = False,
-        private: bool = False,
     ):
+        self.seen_fd = -1
         assert HEADER_BYTES == 512 and SLOT_BYTES == 256 and len(uuid) == 16
         self.path = directory + "/control"
         self.registry = registry
         self.partitions = partitions
         self.read_only = read_only
         self.mapping_bytes = control_bytes(partitions)
-        if private:
-            self.map_private()
-            return
         if read_only:
+            self.look()
             if not self.map_current(uuid):
-                raise FileNotFoundError(f"{self.path} is not of a living session")
+                self.map_private()
             return
         self.directory = directory
         try:
@@ -82,6 +80,8 @@ cdef class ControlFile:
 
     def __dealloc__(self):
         self.close()
+        if self.seen_fd >= 0:
+            close(self.seen_fd)
 
     cpdef int close(self) except -1:
         """Unmap. Nobody may hold a lock of it."""
@@ -92,10 +92,28 @@ cdef class ControlFile:
             self.dirty = NULL
         return 0
 
+    cdef int look(self) except -1:
+        """Note which file stands at our path, before anything is taken from it."""
+        self.seen_fd = open_file(os.fsencode(self.path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        if self.seen_fd >= 0:
+            stat = os.fstat(self.seen_fd)
+            self.seen = (stat.st_dev, stat.st_ino)
+        return 0
+
+    cdef bint replaced(self) except -1:
+        """Read-only: whether another file stands at our path by now, or none any more."""
+        try:
+            stat = os.stat(self.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return self.seen is not None
+        return self.seen != (stat.st_dev, stat.st_ino)
+
     cdef int map_private(self) except -1:
+        """Take memory of our own: every partition is then surveyed privately."""
         cdef void* mapping = mmap(
             NULL, self.mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
         )
+        self.private = True
         if mapping is MAP_FAILED:
             raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
         self.adopt(mapping)

@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport (
-    ControlFile, PARTITION_READY, atomic_add, atomic_load32, atomic_load64, atomic_store32,
+    ControlFile, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_load32, atomic_load64, atomic_store32,
 )
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
@@ -91,10 +91,7 @@ cdef class TopicLog:
         self.lock_timeout_ns = <int64_t> (lock_timeout * 1e9)
         self.logs = [None] * partitions
         self.spare_builders = []
-        try:
-            self.control = ControlFile(directory, registry, uuid, partitions, read_only=read_only)
-        except FileNotFoundError:        # read-only, and nobody lives: every partition is surveyed privately
-            self.control = ControlFile(directory, registry, uuid, partitions, read_only=True, private=True)
+        self.control = ControlFile(directory, registry, uuid, partitions, read_only=read_only)
         self.sync_state.directory_fd = open_file(os.fsencode(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if self.sync_state.directory_fd < 0:
             raise OSError(errno, os.strerror(errno), directory)
@@ -394,6 +391,24 @@ cdef class TopicLog:
         """Whether somebody deleted the topic while we had it open."""
         return atomic_load32(&self.control.header.deleted) != 0
 
+    @property
+    def superseded(self) -> bool:
+        """Read-only: whether a writer has begun to share what we took from the files, or from a session before."""
+        cdef PartitionLog log
+        if not self.read_only:
+            return False
+        if self.control.replaced():
+            return True
+        if not self.control.private:
+            for opened in self.logs:
+                if opened is not None:
+                    log = <PartitionLog> opened
+                    if log.private_slot is not NULL and (
+                        atomic_load32(&self.control.slots[log.partition].state) != PARTITION_UNRECOVERED
+                    ):
+                        return True
+        return False
+
     def counters(self) -> dict:
         """What this engine did in this topic: batches, records, bytes appended, and syncs led."""
         counted = {"batches": 0, "records": 0, "bytes": 0, "syncs": self.sync_state.syncs}
@@ -422,10 +437,16 @@ cdef class LogDirectory:
             self._check_open()
         known = PyDict_GetItemWithError(self.topics, name)
         if known is not NULL:
-            return <TopicLog> known
-        topic = self._open_topic(name)
-        self.topics[name] = topic
-        return topic
+            topic = <TopicLog> known
+            if atomic_load32(&topic.control.header.deleted) == 0:
+                return topic
+            self._drop(name)
+        # a thread may have been quicker: all of them use the one that it opened
+        return self.topics.setdefault(name, self._open_topic(name))
+
+    def _drop(self, name: str) -> None:
+        """Let go of an opened topic that was deleted. A subclass may keep its figures."""
+        self._forget(name)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -98,8 +98,17 @@ def open(
     return EmbeddedEngine(path, read_only=read_only, create=create, lock_timeout=lock_timeout)
 
 
+NOT_YET = frozenset({"Aggregate"})
+"""Names of the documented interface that a later release brings."""
+
+
 def __getattr__(name: str) -> object:
     import importlib
+
+    if name in NOT_YET:
+        from pylog.errors import UnsupportedError
+
+        raise UnsupportedError(f"this release of pylog has no pylog.{name} yet")
 
     if name.endswith("Error"):
         found = getattr(importlib.import_module("pylog.errors"), name, None)

@@ -40,6 +40,9 @@ Capability = Literal[
     "columnar_batches",  # consumer.batches() without a copy
     "producer_resume",  # producer.resume_from and last_sequence
     "recover",  # engine.recover
+    "transactions",  # engine.transaction
+    "queues",  # engine.queue
+    "event_store",  # engine.event_store, and append with a guard
 ]
 
 Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
@@ -88,6 +91,19 @@ class Producer(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Arrivals(Protocol):
+    """The descriptor by which an event loop waits for the records of all consumers of an engine."""
+
+    def fileno(self) -> int:
+        """Return the descriptor: readable when something may have arrived, quiet after 8 bytes were read."""
+
+    def enroll(self) -> None:
+        """Have the descriptor become readable from now on."""
+
+    def withdraw(self) -> None:
+        """Undo one enroll()."""
 
 
 @runtime_checkable
@@ -158,6 +174,13 @@ class Consumer(Protocol):
 
     def metrics(self) -> dict[str, int]:
         """Return counters since it was opened."""
+
+    @property
+    def arrivals(self) -> Arrivals | None:
+        """What an event loop waits by; None where it has to poll."""
+
+    def announce(self) -> None:
+        """Say that somebody waits for records of these partitions; then look once more before waiting."""
 
     def close(self) -> None:
         """End. Commits nothing."""
@@ -259,6 +282,15 @@ class Engine(Protocol):
         value_serde: str | Serde | None = None,
     ) -> Consumer:
         """Open a consumer, subscribed where topics are given."""
+
+    def transaction(self) -> Any:
+        """Begin what becomes visible all or nothing: see the capability "transactions"."""
+
+    def queue(self, name: str, **options: Any) -> Any:
+        """Open a work queue over a topic: see the capability "queues"."""
+
+    def event_store(self, name: str, **options: Any) -> Any:
+        """Open a store of event-sourced entities over a topic: see the capability "event_store"."""
 
     def log_start_offset(self, topic: str, partition: int) -> int:
         """Return the offset of the first record that is there."""

@@ -7,15 +7,12 @@ that whoever waits looks for records once more after enroll().
 from __future__ import annotations
 
 from logcore.service import Service
-from pylog.errors import UnsupportedError
 
 
 class Arrivals:
     """One for all consumers of an engine."""
 
-    def __init__(self, service: Service | None) -> None:
-        if service is None:
-            raise UnsupportedError("an engine opened with read_only=True is told of no arrivals: poll it")
+    def __init__(self, service: Service) -> None:
         self._service = service
 
     def fileno(self) -> int:

@@ -28,6 +28,19 @@ class Assignment:
     def take(self, places: list[TopicPartition], opened: Callable[[TopicPartition], PartitionCursor]) -> None:
         """Keep the cursors of what is read already, open the others, drop the rest."""
         self.cursors = {place: self.cursors.get(place) or opened(place) for place in places}
+        self._gather()
+
+    def follow(self, opened: Callable[[str], TopicLog]) -> None:
+        """Read-only: go on in topics that writers share by another control file since."""
+        for log in self.logs:
+            if log.superseded:
+                now = opened(log.name)
+                for cursor in self.cursors.values():
+                    if cursor.log is log:
+                        cursor.follow(now)
+                self._gather()
+
+    def _gather(self) -> None:
         self.logs = list({id(cursor.log): cursor.log for cursor in self.cursors.values()}.values())
         self.activate()
 

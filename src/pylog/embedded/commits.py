@@ -1,33 +1,44 @@
 """The committed offsets of one group, as a consumer uses them: `groups/<group>/<topic>.offsets`.
 
-Also the proof that a group has one subscribed member at a time: whoever subscribes holds the lock of
-`groups/<group>/member` until it closes or dies. Invariant: a commit names the epoch in which the records
-before it were read.
+They are as durable as their topic says: synced by the commit itself, within sync_interval_ms, or by close().
+Also the proof that a group has one subscribed member at a time, who holds the lock of `groups/<group>/member`
+until it closes or dies. Invariant: a commit names the epoch in which the records before it were read.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from logcore.offsets import OffsetTable
-from logcore.processes import Registry
 from logcore.topic_log import TopicLog
 from logcore.whole_files import clear_error, make_directory, open_plain
+from pylog.config import TopicConfig
 from pylog.embedded.directory import check_real_directory
-from pylog.errors import UnsupportedError
+from pylog.errors import ClosedError, DurabilityError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pylog.embedded.engine import EmbeddedEngine
 
 
 class GroupOffsets:
     """What a group has committed for the topics that one consumer reads."""
 
-    def __init__(self, root: str, group: str, registry: Registry) -> None:
+    def __init__(self, engine: EmbeddedEngine, group: str) -> None:
         self.group = group
-        self._directory = f"{root}/groups/{group}"
-        self._registry = registry
+        self._engine = engine
+        self._directory = f"{engine.path}/groups/{group}"
+        self._registry = engine._registry
         self._tables: dict[str, OffsetTable] = {}
+        self._configs: dict[str, TopicConfig] = {}
+        self._unsynced: set[str] = set()
+        self._expects_flush = False
         self._membership = -1
-        check_real_directory(f"{root}/groups")
+        check_real_directory(f"{engine.path}/groups")
         check_real_directory(self._directory)
 
     def table(self, log: TopicLog) -> OffsetTable:
@@ -36,6 +47,7 @@ class GroupOffsets:
         if found is None:
             path = f"{self._directory}/{log.name}.offsets"
             found = self._tables[log.name] = OffsetTable(path, log.uuid, log.partitions, self._registry)
+            self._configs[log.name] = self._engine.describe_topic(log.name).config
         return found
 
     def committed(self, log: TopicLog, partition: int) -> tuple[int, int] | None:
@@ -43,14 +55,31 @@ class GroupOffsets:
         found = self.table(log).committed(partition)
         return None if found is None else (found[0], found[1])
 
-    def commit(self, log: TopicLog, partition: int, offset: int, epoch: int) -> None:
-        """Commit one offset: seen by all processes on return."""
-        self.table(log).commit(partition, offset, epoch, 0)
+    def commit(self, offsets: Iterable[tuple[TopicLog, int, int, int]]) -> None:
+        """Commit (log, partition, offset, epoch) each: seen by all processes on return."""
+        durable = set()
+        for log, partition, offset, epoch in offsets:
+            self.table(log).commit(partition, offset, epoch, 0)
+            config = self._configs[log.name]
+            if config.durability == "sync":
+                durable.add(log.name)
+            else:
+                self._unsynced.add(log.name)
+                if config.durability == "interval" and not self._expects_flush:
+                    self._expects_flush = True
+                    self._engine._flush_after(self, config.sync_interval_ms / 1000)
+        for name in durable:
+            self._tables[name].sync()
 
-    def sync(self) -> None:
-        """Return when all commits are on disk."""
-        for table in self._tables.values():
-            table.sync()
+    def flush_lingering(self) -> bool:
+        """Sync what was committed since; a failure poisons the table, so that the next commit raises."""
+        self._expects_flush = False
+        while self._unsynced:
+            table = self._tables.get(self._unsynced.pop())
+            with suppress(DurabilityError, ClosedError):
+                if table is not None:
+                    table.sync()
+        return True
 
     def join(self) -> None:
         """Become the subscribed member of the group.
@@ -80,6 +109,7 @@ class GroupOffsets:
             os.close(fd)
             raise clear_error(error, path) from None
         self._membership = fd
+        _members.add(self)
 
     def leave(self) -> None:
         """Let another member subscribe."""
@@ -88,8 +118,32 @@ class GroupOffsets:
             self._membership = -1
 
     def close(self) -> None:
-        """Close the tables; commits stay."""
+        """Sync what was committed, and let another member subscribe.
+
+        Raises:
+            DurabilityError: the disk failed; the commits are seen, but a power cut may take them.
+        """
         self.leave()
+        try:
+            for name in sorted(self._unsynced):
+                self._tables[name].sync()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._unsynced.clear()
         for table in self._tables.values():
             table.close()
         self._tables.clear()
+
+
+_members: weakref.WeakSet[GroupOffsets] = weakref.WeakSet()
+
+
+def _leave_in_child() -> None:
+    # the child shares its parent's open file, and with it the lock, which would outlive the parent
+    for member in list(_members):
+        member.leave()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

@@ -76,7 +76,7 @@ class EmbeddedConsumer:
         # what iteration took and the application was not given yet: of one partition
         self._ahead: list[Any] = []
         self._given = 0
-        self._offsets = None if group is None else GroupOffsets(engine.path, group, self._registry)
+        self._offsets = None if group is None else GroupOffsets(engine, group)
         self._closed = False
 
     # ---- who may call -----------------------------------------------------------------------------------
@@ -188,12 +188,17 @@ class EmbeddedConsumer:
             check_count(max_records, "max_records", 1, MOST_RECORDS)
         if self._ahead:
             return self._rest(max_records)
-        records = self._assigned.fetch(max_records)
+        records = self._at_hand().fetch(max_records)
         if not records and timeout != 0:
-            records = (
-                self._wait(lambda: self._assigned.fetch(max_records), check_seconds(timeout, "timeout")) or []
-            )
+            seconds = check_seconds(timeout, "timeout")
+            records = self._wait(lambda: self._at_hand().fetch(max_records), seconds) or []
         return self._decoded(records) if self._decodes else records
+
+    def _at_hand(self) -> Assignment:
+        """Return what is assigned, as it is shared now."""
+        if self._engine.read_only:
+            self._assigned.follow(self._engine._log)
+        return self._assigned
 
     def _wait(self, fetch: Callable[[], Any], timeout: float | None) -> Any:
         """Call fetch until it returns something, sleeping while nobody appends; None when the time is up."""
@@ -224,7 +229,7 @@ class EmbeddedConsumer:
         """Yield records; ends only where the consumer was given a timeout and nothing came for so long."""
 
         def fetch() -> list[Record]:
-            return self._assigned.fetch_of_one(RECORDS_AHEAD)
+            return self._at_hand().fetch_of_one(RECORDS_AHEAD)
 
         while True:
             self._check()
@@ -275,9 +280,9 @@ class EmbeddedConsumer:
     def _batches(self, timeout: float | None) -> Iterator[RecordBatch]:
         while True:
             self._check()
-            batch = self._assigned.next_batch()
+            batch = self._at_hand().next_batch()
             if batch is None:
-                batch = self._wait(self._assigned.next_batch, timeout)
+                batch = self._wait(lambda: self._at_hand().next_batch(), timeout)
                 if batch is None:
                     return
             yield batch
@@ -381,13 +386,14 @@ class EmbeddedConsumer:
     def commit(self, offsets: Mapping[TopicPartition | tuple[str, int], int] | None = None) -> None:
         """Commit the given offsets (next to read), or those of all that the application was given so far.
 
-        Seen by all processes on return; on disk with the next sync, or at once in a topic with
-        durability="sync".
+        Seen by all processes on return; on disk as the topic's durability says: at once with "sync", within
+        sync_interval_ms with "interval", and at close().
 
         Raises:
             ConfigError: the consumer has no group, or the partition is not assigned.
             OffsetOutOfRangeError: the log has no such offset.
             FencedError: somebody newer has the partition.
+            DurabilityError: the disk failed.
         """
         self._check()
         group = self._group()
@@ -400,15 +406,14 @@ class EmbeddedConsumer:
             wanted = [(self._assigned.cursor(place), offset) for place, offset in offsets.items()]
             for cursor, offset in wanted:
                 check_offset(cursor.log, cursor.partition, offset)
-        for cursor, offset in wanted:
-            group.commit(cursor.log, cursor.partition, offset, cursor.epoch)
+        group.commit((cursor.log, cursor.partition, offset, cursor.epoch) for cursor, offset in wanted)
         self._assigned.counts["commits"] += 1
 
     # ---- asyncio, figures, the end ----------------------------------------------------------------------
 
     @property
-    def arrivals(self) -> Arrivals:
-        """What an event loop waits by; see pylog.aio."""
+    def arrivals(self) -> Arrivals | None:
+        """What an event loop waits by, None where it has to poll; see pylog.aio."""
         return self._engine.arrivals
 
     def announce(self) -> None:
@@ -422,13 +427,17 @@ class EmbeddedConsumer:
         return {**self._assigned.counts, "partitions": len(self._assigned.cursors)}
 
     def close(self) -> None:
-        """End, and let another member of the group subscribe. Commits nothing. Any thread may close it."""
+        """End, and let another member of the group subscribe. Commits nothing; what was committed is synced.
+
+        Any thread may close it. In a forked child nothing of the parent's is touched.
+        """
         if self._closed:
             return
         self._closed = True
-        if self._offsets is not None:
-            self._offsets.close()
         self._assigned = Assignment()
+        self._ahead, self._given = [], 0
+        if self._offsets is not None and self._forks == fork_count():
+            self._offsets.close()
 
     def __enter__(self) -> Self:
         self._check()

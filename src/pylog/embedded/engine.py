@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from logcore.topic_log import TopicLog
 from pylog.config import (
@@ -25,7 +25,7 @@ from pylog.config import (
 from pylog.embedded.opened import OpenDirectory
 from pylog.embedded.reports import report_of
 from pylog.engine import Capability, Headers, OnDelivery, TruncateCallback, Values
-from pylog.errors import ConfigError, UnknownTopicError
+from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
 from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
 from pylog.serdes import Serde
 
@@ -267,6 +267,24 @@ class EmbeddedEngine(OpenDirectory):
                 made.close()
                 raise
         return made
+
+    # ---- not there yet ----------------------------------------------------------------------------------
+
+    def transaction(self) -> NoReturn:
+        """Raise UnsupportedError: this release has no transactions."""
+        self._lacks("transactions")
+
+    def queue(self, name: str, **options: Any) -> NoReturn:
+        """Raise UnsupportedError: this release has no queues."""
+        self._lacks("queues")
+
+    def event_store(self, name: str, **options: Any) -> NoReturn:
+        """Raise UnsupportedError: this release has no event store."""
+        self._lacks("event stores")
+
+    def _lacks(self, what: str) -> NoReturn:
+        self._check_open()
+        raise UnsupportedError(f"this release of pylog has no {what} yet: see engine.capabilities")
 
     # ---- places and durability --------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from logcore.whole_files import remove_leftovers
 from pylog.clock import Clock, SystemClock
 from pylog.config import check_seconds
 from pylog.embedded.directory import open_directory, path_of
-from pylog.embedded.lingering import Lingering
+from pylog.embedded.lingering import Flushable, Lingering
 from pylog.embedded.reports import report_of
 from pylog.embedded.topic import TopicDirectories
 from pylog.errors import ClosedError, ConfigError, ReadOnlyError
@@ -105,6 +105,8 @@ class OpenDirectory(LogDirectory):
     def _open_topic(self, name: str) -> TopicLog:
         """Open a topic that is not open yet. Called by the native core at the first use of a name."""
         with self._lock:
+            if self._read_only:
+                self._registry.refresh()  # whose control file is of the session now
             found = self._topics.describe(name)
             config = found.config
             return TopicLog(
@@ -131,9 +133,12 @@ class OpenDirectory(LogDirectory):
             raise ReadOnlyError(f"an engine opened with read_only=True cannot {what}")
 
     def _log(self, topic: str) -> TopicLog:
-        """Return the opened topic, anew where somebody deleted and made it again."""
+        """Return the opened topic, anew where somebody deleted and made it again.
+
+        Read-only, anew also where a writer has come since, whose control file says more than ours.
+        """
         log = self._topic(topic)
-        if log.deleted:
+        if self._read_only and log.superseded:
             self._drop(log.name)
             log = self._topic(topic)
         return log
@@ -151,8 +156,8 @@ class OpenDirectory(LogDirectory):
             report_of(log, partition, survey) for partition, survey in log.recovery_reports()
         )
 
-    def _flush_after(self, producer: EmbeddedProducer, seconds: float) -> None:
-        """Flush the producer in so many seconds, from the engine's one Python thread."""
+    def _flush_after(self, waiting: Flushable, seconds: float) -> None:
+        """Flush a producer, or a group's commits, in so many seconds from the engine's one Python thread."""
         self._check_open()
         lingering = self._lingering
         if lingering is None:
@@ -160,7 +165,7 @@ class OpenDirectory(LogDirectory):
                 if self._lingering is None:
                     self._lingering = Lingering("pylog-linger")
                 lingering = self._lingering
-        lingering.expect(producer, seconds)
+        lingering.expect(waiting, seconds)
 
     def _partitions_of(self, topic: str) -> int:
         return self._log(topic).partitions
@@ -178,9 +183,11 @@ class OpenDirectory(LogDirectory):
         return self._read_only
 
     @property
-    def arrivals(self) -> Arrivals:
-        """What asyncio waits by; see pylog.aio."""
+    def arrivals(self) -> Arrivals | None:
+        """What asyncio waits by; None where it was opened read-only, and so is told of nothing."""
         self._check_open()
+        if self._service is None:
+            return None
         with self._lock:
             if self._arrivals is None:
                 from pylog.embedded.arrivals import Arrivals

@@ -13,7 +13,7 @@ from typing import Any
 from logcore.segment_files import read_start
 from logcore.topic_log import TopicLog
 from pylog.embedded.reading import check_offset
-from pylog.errors import LogTruncatedError, OffsetOutOfRangeError
+from pylog.errors import ClosedError, LogTruncatedError, OffsetOutOfRangeError
 from pylog.records import Record, RecordBatch, TopicPartition
 
 logger = logging.getLogger("pylog")
@@ -123,6 +123,17 @@ class PartitionCursor:
         before, self.position = self.position, resume
         if callable(self._on_truncate):
             self._on_truncate(self.place, before, resume)
+
+    def follow(self, log: TopicLog) -> None:
+        """Read-only: go on in the same topic as its writers of now share it."""
+        if log.uuid != self.log.uuid:
+            raise ClosedError(f"topic {log.name!r} was deleted and made anew")
+        self.log = log
+        self.follow_cut(self.epoch, log.epoch(self.partition))
+        end = log.log_end_offset(self.partition)
+        if self.position > end:
+            self.truncated(end, self.epoch)
+        self._reader = log.reader(self.partition, self.position, synced_only=self.synced)
 
     def seek(self, offset: int) -> None:
         """Go to an offset of the log."""
