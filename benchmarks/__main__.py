@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what was asked for; 0 whatever the figures are, 1 where an operation failed, 2 no match, 130 stopped."""
+    """Run what was asked for; return 0 for any figures, 1: an operation failed, 2: no match, 130: stopped."""
     options = parse(arguments)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)

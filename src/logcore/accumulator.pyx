@@ -30,6 +30,7 @@ from logcore.errors import (
     BufferFullError, ClosedError, ConfigError, FencedError, LockTimeoutError, ReadOnlyError, UnknownTopicError
 )
 
+
 @cython.auto_pickle(False)
 cdef class RecordAccumulator:
     """Collects records by topic and partition and writes each batch that is full. Threads may share it.
@@ -329,7 +330,8 @@ cdef class RecordAccumulator:
             return buffer.log.append_builder(builder, partition, 0, 0, False, durability, base_offset)
         if self.identity.fenced():
             raise FencedError(
-                f"producer {self.identity.producer_id!r} is held by who opened it last, and that is not this one"
+                f"producer {self.identity.producer_id!r} is held by who opened it last, and that "
+                f"is not this one"
             )
         return buffer.log.append_builder(
             builder, partition, self.identity.id, self.identity.epoch, True, durability, base_offset
@@ -449,7 +451,7 @@ cdef class RecordAccumulator:
         self.flush_now(-1.0 if timeout is None else time.monotonic() + timeout)
 
     def flush_lingering(self):
-        """Flush on behalf of a thread of the producer: what goes wrong is raised by the next call of the user.
+        """Flush for a thread of the producer: what goes wrong is raised by the next call of the user.
 
         Returns whether everything was written.
         """
@@ -463,7 +465,7 @@ cdef class RecordAccumulator:
         return True
 
     def close(self):
-        """Flush and end. Where the flush fails it raises, and what is left is lost: the note says how much."""
+        """Flush and end. A flush that fails raises, and what is left is lost: the note says how much."""
         if self.closed:
             return
         if self.forks != fork_count():

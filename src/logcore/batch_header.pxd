@@ -18,7 +18,8 @@ cdef enum what_stands_here:
 
 
 cdef inline void seal_batch_header(
-    uint8_t* batch, int64_t base_offset, uint32_t epoch, int64_t synced_offset, uint64_t salt, uint64_t position
+    uint8_t* batch, int64_t base_offset, uint32_t epoch, int64_t synced_offset, uint64_t salt,
+    uint64_t position
 ) noexcept nogil:
     """Fill in what only the holder of the append lock knows, and the header's checksum last."""
     cdef uint32_t blocks = blocks_bytes(load32(batch + BH_ATTRIBUTES))

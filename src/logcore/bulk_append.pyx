@@ -1,9 +1,9 @@
 # cython: language_level=3
 """One append_many on its way: values from lists or columns, into batches, into partitions.
 
-Where no record can go another way than its neighbours (one partition, or no keys) whole stretches go into each
-batch; else each record is dealt to its key's partition. Invariant: types, sizes and counts are checked before the
-first batch is appended, and `ids` always tells exactly what is in.
+Where no record can go another way than its neighbours (one partition, or no keys) whole stretches go into
+each batch; else each record is dealt to its key's partition. Invariant: types, sizes and counts are checked
+before the first batch is appended, and `ids` always tells exactly what is in.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -11,7 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport malloc
 
-from logcore.binary_columns cimport RecordColumns, is_columns, record_columns
+from logcore.binary_columns cimport is_columns, record_columns
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport atomic_load64
 from logcore.format cimport MAX_RECORDS_PER_BATCH
@@ -107,7 +107,11 @@ cdef class BulkAppend:
                 start += self.columns.add(builder, start, budget)
             else:
                 start += builder.add_list(self.values, self.keys, start, self.count, budget)
-            if builder.body_bytes >= budget or builder.record_count == MAX_RECORDS_PER_BATCH or start == self.count:
+            if (
+                builder.body_bytes >= budget
+                or builder.record_count == MAX_RECORDS_PER_BATCH
+                or start == self.count
+            ):
                 self.flush(builder, where if where >= 0 else self.topic.turn())
         self.topic.give_builder(builder)
         return 0
@@ -150,7 +154,8 @@ cdef class BulkAppend:
                 stamp = check_timestamp(self.timestamps[i])
             if self.headers is not None:
                 encoded = encode_headers(self.headers[i])
-                headers, headers_bytes = <const uint8_t*> PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded)
+                headers = <const uint8_t*> PyBytes_AS_STRING(encoded)
+                headers_bytes = PyBytes_GET_SIZE(encoded)
                 self.topic.check_record(key_bytes, value_bytes, headers_bytes)
             builder = <BatchBuilder> builders[partition]
             if builder is None:

@@ -42,7 +42,7 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     uint64_t writing_end                    # staged: byte_pos behind the batch being written [append lock]
     int64_t writing_next_offset             # staged: offset behind it; belongs to writing_end [append lock]
     # line 1: what readers poll
-    uint64_t end                            # published cumulative byte_pos: the one word that publishes [append lock]
+    uint64_t end                            # published cumulative byte_pos: what publishes [append lock]
     int64_t next_offset                     # log_end_offset at `end`, may lag it by one append [append lock]
     int64_t active_base_offset              # names the active segment [append lock]
     uint64_t active_base_byte_pos           # byte_pos at its SEGMENT_DATA_START [append lock]
@@ -64,9 +64,9 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     uint32_t sealed_named_epoch
     uint32_t reserved32
     uint64_t active_salt                    # [append lock]
-    uint32_t rolls                          # odd while the segment names change, even again after [append lock]
+    uint32_t rolls                          # odd while the segment names change, then even [append lock]
     uint32_t same_boot                      # when made: the segments were last written under this very boot
-    uint32_t recovered                      # recoveries in this session or, on the same boot, before: `end` is known
+    uint32_t recovered                      # recoveries in this session, or before on this boot
     uint32_t producers                      # entries that the next footer will need
     uint64_t reserved
 
@@ -97,11 +97,12 @@ cdef class ControlFile:
     cdef readonly str directory
     cdef readonly int partitions
     cdef readonly bint read_only
-    cdef readonly bint private              # read-only, and no control file of this session: memory of our own
-    cdef int seen_fd                        # read-only: the file that stood there, kept so that its inode stays taken
+    cdef readonly bint private              # read-only, no control file of this session: our own memory
+    cdef int seen_fd                        # read-only: the file that stood there: its inode stays taken
     cdef object seen                        # its (device, inode); None where there was none
 
-    # the append lock: 0 taken, EOWNERDEAD taken from a dead owner (call lock_mended() before unlock()), else an errno
+    # the append lock: 0 taken, EOWNERDEAD taken from a dead owner (call lock_mended() before unlock()), else
+    # an errno
     cdef int try_lock(self, int partition) noexcept nogil
     cdef int lock(self, int partition, int64_t timeout_ns) noexcept nogil
     cdef void lock_mended(self, int partition) noexcept nogil

@@ -12,9 +12,10 @@ from libc.string cimport memcmp, memcpy
 
 from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
-    EBUSY, EOWNERDEAD, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW,
-    O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close, file_bytes, mmap, munmap, mutex_lock_within,
-    open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
+    EOWNERDEAD, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL,
+    O_NOFOLLOW, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close as close_file, file_bytes, mmap, munmap,
+    mutex_lock_within, open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock,
+    pthread_mutex_unlock,
     robust_mutex_init,
 )
 from logcore.processes cimport REGISTRY_SLOTS, Registry
@@ -72,7 +73,9 @@ cdef class ControlFile:
                 if not self.map_current(uuid):
                     self.make_new(uuid, self.take_clean_marker(fd))
                     if not self.map_current(uuid):
-                        raise FormatError(f"{self.path} changed while it was made: is something else writing there?")
+                        raise FormatError(
+                            f"{self.path} changed while it was made: is something else writing there?"
+                        )
         finally:
             if self.older is not NULL:
                 munmap(self.older, self.mapping_bytes)
@@ -81,7 +84,7 @@ cdef class ControlFile:
     def __dealloc__(self):
         self.close()
         if self.seen_fd >= 0:
-            close(self.seen_fd)
+            close_file(self.seen_fd)
 
     cpdef int close(self) except -1:
         """Unmap. Nobody may hold a lock of it."""
@@ -125,7 +128,7 @@ cdef class ControlFile:
         self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES + self.partitions * SLOT_BYTES)
 
     cdef bint map_current(self, bytes uuid) except -1:
-        """Map the file if it is of this session; otherwise keep it as `older` if it was of this boot, and say False."""
+        """Map the file if it is of this session; else keep it as `older` if of this boot, and say False."""
         cdef int fd = open_file(
             os.fsencode(self.path), (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW
         )
@@ -139,12 +142,13 @@ cdef class ControlFile:
             if file_bytes(fd) != <int64_t> self.mapping_bytes:
                 return False
             mapping = mmap(
-                NULL, self.mapping_bytes, PROT_READ if self.read_only else PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
+                NULL, self.mapping_bytes, PROT_READ if self.read_only else PROT_READ | PROT_WRITE, MAP_SHARED,
+                fd, 0
             )
             if mapping is MAP_FAILED:
                 raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
         finally:
-            close(fd)
+            close_file(fd)
         header = <control_header_t*> mapping
         known = (
             memcmp(header.magic, b"pylogctl", 8) == 0
@@ -165,7 +169,7 @@ cdef class ControlFile:
         return True
 
     def take_clean_marker(self, directory: int) -> bool:
-        """True where the last writer left everything on disk; the marker is gone, durably, before we go on."""
+        """True where the last writer left all on disk; the marker is gone, durably, before we go on."""
         try:
             os.unlink(CLEAN_MARKER, dir_fd=directory)
         except FileNotFoundError:
@@ -176,9 +180,9 @@ cdef class ControlFile:
     def close_clean(self, mark_ends: object) -> None:
         """If nobody else lives, leave the marker that all is on disk and make the file void.
 
-        Whoever opens the topic next, in this session or a later one, then makes a new control file. Without the
-        marker an opener on another boot must think that records which somebody has read are gone, and goes on
-        under a new epoch.
+        Whoever opens the topic next, in this session or a later one, then makes a new control file. Without
+        the marker an opener on another boot must think that records which somebody has read are gone, and
+        goes on under a new epoch.
         """
         with locked_directory(self.directory) as fd:
             if len(self.registry.members()) > 1 or self.header.session != self.registry.session:
@@ -220,7 +224,8 @@ cdef class ControlFile:
             header.inode = stat.st_ino
             init_slots(
                 <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions,
-                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES), clean,
+                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES),
+                clean,
             )
             failpoint("control.made")
             os.rename(temporary, name)
@@ -230,7 +235,7 @@ cdef class ControlFile:
         finally:
             if mapping is not MAP_FAILED:
                 munmap(mapping, self.mapping_bytes)
-            close(fd)
+            close_file(fd)
         return 0
 
     # ---- the append lock ------------------------------------------------------------------------------

@@ -61,7 +61,9 @@ cdef inline uint64_t rotate_left(uint64_t x, int bits) noexcept nogil:
     return (x << bits) | (x >> (64 - bits))
 
 
-cdef uint64_t header_checksum(const uint8_t* data, size_t size, uint64_t salt, uint64_t position) noexcept nogil:
+cdef uint64_t header_checksum(
+    const uint8_t* data, size_t size, uint64_t salt, uint64_t position
+) noexcept nogil:
     """Checksum of a header of whole 8-byte words that stands at `position` of a segment with `salt`.
 
     Two lanes take alternate words; each step (xor, rotate, odd multiply) is a bijection of its lane, so a

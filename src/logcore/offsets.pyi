@@ -1,6 +1,8 @@
 from typing import final
 
+from logcore.offsets_file import HEADER_PLACES as HEADER_PLACES
 from logcore.processes import Registry
+from logcore.whole_files import LOCK_SECONDS as LOCK_SECONDS
 
 @final
 class OffsetTable:

@@ -9,7 +9,7 @@ from logcore.sync cimport topic_sync_t
 
 cdef class PartitionLog:
     cdef ControlFile control
-    cdef partition_slot_t* slot              # in the control file; our own memory where opened read-only without one
+    cdef partition_slot_t* slot              # in the control file; our own memory if read-only without one
     cdef partition_slot_t* private_slot
     cdef topic_sync_t* sync
     cdef Service service                     # None where nobody serves sync duty
@@ -32,7 +32,9 @@ cdef class PartitionLog:
     cdef readonly unsigned long long appended_batches, appended_records, appended_bytes
 
     cdef int append(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1
-    cdef int append_locked(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1
+    cdef int append_locked(
+        self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end
+    ) except -1
     cdef int take_lock(self) except -1
     cdef int open_writer(self) except -1
     cdef void close_writer(self) noexcept nogil

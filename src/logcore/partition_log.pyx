@@ -9,34 +9,32 @@ on the way leaves `end` and everything below it as they were.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_header
 from logcore.control cimport (
-    ControlFile, PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
-    atomic_load64, atomic_loadi64, atomic_store32, atomic_store64, atomic_storei64, full_fence, partition_slot_t,
+    PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
+    atomic_load64, atomic_loadi64, atomic_store32, atomic_store64, atomic_storei64, full_fence,
+    partition_slot_t,
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.format cimport *
 from logcore.hashing cimport xxh3
 from logcore.linux cimport (
     CLOCK_BOOTTIME, CLOCK_REALTIME, EAGAIN, EBUSY, EDQUOT, EFBIG, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED,
-    MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close, fallocate,
-    file_bytes, mmap, munmap, openat, read_all, renameat, unlinkat, write_all,
+    MAP_SHARED, O_CLOEXEC, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close,
+    fallocate, mmap, munmap, openat, write_all,
 )
 from logcore.segment cimport (
-    FIRST_ALLOCATION, LARGEST_STEP, NAME_BYTES, fill_footer, fill_segment_header, segment_name,
+    LARGEST_STEP, NAME_BYTES, fill_footer, segment_name,
 )
-from logcore.service cimport Service
-from logcore.sync cimport note_unsynced, sync_partition, topic_sync_t
+from logcore.sync cimport note_unsynced, sync_partition
 
 import os
-import secrets
 
 from logcore.errors import (
-    ClosedError, DiskFullError, DurabilityError, FormatError, LockTimeoutError, PylogError, ReadOnlyError,
+    ClosedError, DiskFullError, DurabilityError, LockTimeoutError, PylogError, ReadOnlyError,
     RecordTooLargeError,
 )
 
@@ -44,7 +42,7 @@ cdef enum:
     PWRITE_FROM = 8 << 10
     NEEDS_ROLL = -1
     MOST_WRITERS = 256           # active segments that a process keeps open for appends
-    LATE_SYNCS = 20              # an append syncs itself when the oldest unsynced byte is so many intervals old
+    LATE_SYNCS = 20              # intervals that the oldest unsynced byte waits before an append syncs itself
 
 
 cdef list open_writers = []      # the PartitionLogs of this process that hold a file, in the order of opening
@@ -69,7 +67,8 @@ cdef int make_room_for_writer() except -1:
             oldest.control.unlock(oldest.partition)
         del open_writers[i]
         if atomic_loadi64(&oldest.slot.first_unsynced_at) and oldest.sync.interval_ns:
-            oldest.sync_to(atomic_load64(&oldest.slot.end))   # an error of its writeback would be seen by nobody
+            # an error of its writeback would be seen by nobody
+            oldest.sync_to(atomic_load64(&oldest.slot.end))
         return 0
     return 0
 
@@ -94,7 +93,7 @@ cdef class PartitionLog:
     # ---- the append lock ------------------------------------------------------------------------------
 
     cdef int take_lock(self) except -1:
-        """Take the append lock of a partition that is ready for an append, mending and recovering on the way."""
+        """Take the append lock of a partition ready for an append, mending and recovering on the way."""
         cdef int error = self.control.try_lock(self.partition)
         if error == EBUSY:
             with nogil:
@@ -123,7 +122,8 @@ cdef class PartitionLog:
         pid = self.control.registry.slots[holder].pid if holder >= 0 else -1
         raise LockTimeoutError(
             f"process {pid} has held the append lock of {self.topic}-{self.partition} for "
-            f"{self.lock_timeout_ns / 1e9:g} s: it is stopped or very slow; a living process's lock is never broken",
+            f"{self.lock_timeout_ns / 1e9:g} s: it is stopped or very slow; a living process's lock is "
+            f"never broken",
             pid=pid,
         )
 
@@ -138,8 +138,10 @@ cdef class PartitionLog:
         state = atomic_load32(&self.slot.state)
         if state == PARTITION_POISONED:
             raise DurabilityError(
-                f"a sync of {self.topic}-{self.partition} failed: nothing above offset {self.slot.synced_offset} is "
-                f"certain to be on disk; engine.recover({self.topic!r}, {self.partition}) cuts it there and goes on"
+                f"a sync of {self.topic}-{self.partition} failed: nothing above offset "
+                f"{self.slot.synced_offset} is "
+                f"certain to be on disk; engine.recover({self.topic!r}, {self.partition}) cuts it there "
+                f"and goes on"
             )
 
     cdef int ensure_ready(self) except -1:
@@ -237,7 +239,8 @@ cdef class PartitionLog:
         failpoint("append.locked")
         base_offset[0] = slot.next_offset
         seal_batch_header(
-            batch, slot.next_offset, slot.active_epoch, atomic_loadi64(&slot.synced_offset), slot.active_salt, position
+            batch, slot.next_offset, slot.active_epoch, atomic_loadi64(&slot.synced_offset), slot.active_salt,
+            position
         )
         if planted("publish_before_write"):
             atomic_store64(&slot.end, slot.end + length)
@@ -255,7 +258,8 @@ cdef class PartitionLog:
             place = self.map + position
             memcpy(place + 8, batch + 8, length - 8)
             failpoint("append.body")
-            atomic_store64(<uint64_t*> place, load64(batch))     # magic and length last: until then nothing stands here
+            # magic and length last: until then nothing stands here
+            atomic_store64(<uint64_t*> place, load64(batch))
         failpoint("append.written")
         newest = max_timestamp_of(batch)
         if newest > slot.max_timestamp and load32(batch + BH_RECORD_COUNT):
@@ -269,7 +273,7 @@ cdef class PartitionLog:
         failpoint("append.next_offset")
         self.control.unlock(self.partition)
         failpoint("append.unlocked")
-        full_fence()                                             # pairs with mark_waiting() and with the sync leader
+        full_fence()                                      # pairs with mark_waiting() and with the sync leader
         if atomic_loadi64(&slot.first_unsynced_at) == 0:
             note_unsynced(self.sync, self.partition)
             if self.service is not None:
@@ -300,7 +304,9 @@ cdef class PartitionLog:
             self.save_index()
         return 0
 
-    cdef int append_locked(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1:
+    cdef int append_locked(
+        self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end
+    ) except -1:
         cdef int result
         cdef uint64_t sealed_end
         while True:
@@ -322,10 +328,10 @@ cdef class PartitionLog:
             self.control.unlock(self.partition)
             if result != NEEDS_ROLL:
                 raise_os_error(result, self.directory)
-            self.sync_to(sealed_end + 1)           # two segments may not be unsynced at once; + 1: its footer too
+            self.sync_to(sealed_end + 1)       # two segments may not be unsynced at once; + 1: its footer too
 
     def hold_back(self):
-        """Wait for a sync where too much, or something too old, is not on disk yet (durability "interval")."""
+        """Wait for a sync where too much, or something too old, is not on disk yet ("interval")."""
         cdef partition_slot_t* slot = self.slot
         cdef int64_t since = atomic_loadi64(&slot.first_unsynced_at)
         if since == 0 or atomic_load32(&slot.state) != PARTITION_READY:
@@ -349,14 +355,15 @@ cdef class PartitionLog:
                 return 0
             if error != EAGAIN:
                 raise DurabilityError(
-                    f"cannot sync {self.topic}-{self.partition}: {os.strerror(error)}; it takes no appends until "
+                    f"cannot sync {self.topic}-{self.partition}: {os.strerror(error)}; it takes no appends "
+                    f"until "
                     f"engine.recover({self.topic!r}, {self.partition})"
                 )
             self.take_lock()                       # mends what a dead roller left
             self.control.unlock(self.partition)
 
     def append_mark(self) -> None:
-        """State the synced offset in a header-only batch, so that damage below it is never taken for a torn tail."""
+        """State the synced offset in a header-only batch: damage below it is never taken for a torn tail."""
         cdef uint8_t mark[BATCH_HEADER_BYTES]
         cdef int64_t offset
         cdef uint64_t end
@@ -399,7 +406,8 @@ cdef class PartitionLog:
             error = write_all(self.fd, footer, length, position)
         finally:
             free(footer)
-        # from here on a failure or a death leaves a sealed segment without a successor: recovery goes on from there
+        # from here on a failure or a death leaves a sealed segment without a successor: recovery goes on
+        # from there
         slot.state = PARTITION_UNRECOVERED
         if error:
             raise_os_error(error, self.directory)

@@ -1,5 +1,9 @@
 from typing import final
 
+from logcore.whole_files import LOCK_SECONDS as LOCK_SECONDS
+
+REGISTRY_VERSION: int
+
 def fork_count() -> int: ...
 @final
 class Registry:

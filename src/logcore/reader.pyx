@@ -57,7 +57,7 @@ cdef class PartitionReader:
         self.batch = None
 
     cdef int locate(self, uint64_t end) except -1:
-        """Find the segment and the position of next_offset; the segment stays None where nothing is published."""
+        """Find the segment and the position of next_offset; no segment where nothing is published."""
         cdef list files = list_segments(self.log.directory)
         cdef Py_ssize_t i
         cdef uint64_t limit
@@ -128,7 +128,9 @@ cdef class PartitionReader:
             if self.position + 8 > limit:
                 what = -1
             else:
-                what = what_stands(p, self.segment.file_limit - self.position, self.segment.salt, self.position)
+                what = what_stands(
+                    p, self.segment.file_limit - self.position, self.segment.salt, self.position
+                )
             if what == STANDS_BATCH:
                 if load32(p + BH_ATTRIBUTES) & <uint32_t> ATTR_MARK or next_offset_of(p) <= self.next_offset:
                     self.position += load32(p + BH_TOTAL_LENGTH)
@@ -137,7 +139,8 @@ cdef class PartitionReader:
                     self.raise_damage(limit)
                 try:
                     batch = view_batch(
-                        self.segment, p, self.log.topic, self.log.partition, self.position >= self.segment.verified_to,
+                        self.segment, p, self.log.topic, self.log.partition,
+                        self.position >= self.segment.verified_to,
                         MAX_BATCH_BYTES,
                     )
                 except ValueError as error:
@@ -170,7 +173,8 @@ cdef class PartitionReader:
         self.epoch = self.log.slot.active_epoch
         if newer is not None and newer[1] < self.next_offset:
             raise LogTruncatedError(
-                f"{self.log.topic}-{self.log.partition} was cut at offset {newer[1]} (epoch {newer[0]}), behind the "
+                f"{self.log.topic}-{self.log.partition} was cut at offset {newer[1]} (epoch {newer[0]}), "
+                f"behind the "
                 f"position {self.next_offset}: seek({newer[1]}) goes on there",
                 offset=self.next_offset, resume_offset=newer[1], epoch=newer[0],
             )
@@ -199,9 +203,11 @@ cdef class PartitionReader:
         if next_offset < 0:
             next_offset = self.log_end()
         return CorruptionError(
-            f"{self.segment.path} is damaged at position {self.position}: {reason}; offsets {self.next_offset} to "
+            f"{self.segment.path} is damaged at position {self.position}: {reason}; offsets "
+            f"{self.next_offset} to "
             f"{next_offset - 1} cannot be read, seek({next_offset}) goes on behind them",
-            path=self.segment.path, position=self.position, first_offset=self.next_offset, next_offset=next_offset,
+            path=self.segment.path, position=self.position, first_offset=self.next_offset,
+            next_offset=next_offset,
         )
 
     def log_end(self) -> int:
@@ -262,7 +268,7 @@ cdef class PartitionReader:
         return [] if out is None else out
 
     def offset_for_time(self, timestamp: int) -> int | None:
-        """The first offset whose record has a timestamp >= `timestamp` (ns since 1970), None where none has."""
+        """The first offset of a record with a timestamp >= `timestamp` (ns since 1970), or None."""
         cdef uint64_t end, limit
         cdef int64_t last
         cdef const uint8_t* p
@@ -284,7 +290,10 @@ cdef class PartitionReader:
                 if max_timestamp_of(p) >= timestamp and load32(p + BH_RECORD_COUNT):
                     batch = view_batch(segment, p, self.log.topic, self.log.partition, True, MAX_BATCH_BYTES)
                     for i in range(batch.record_count):
-                        if batch.timestamp_at(i) >= timestamp and batch.offset_at(i) >= self.log.slot.log_start_offset:
+                        if (
+                            batch.timestamp_at(i) >= timestamp
+                            and batch.offset_at(i) >= self.log.slot.log_start_offset
+                        ):
                             return batch.offset_at(i)
                 position += load32(p + BH_TOTAL_LENGTH)
         return None

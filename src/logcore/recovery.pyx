@@ -5,7 +5,7 @@ Every step is repeatable: a process that dies in the middle leaves what the next
 Invariant: nothing is served before it is on disk.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from logcore.control cimport (
@@ -24,7 +24,9 @@ import secrets
 
 from logcore.errors import CorruptionError, DurabilityError
 from logcore.scan import parse_segment_header
-from logcore.segment_files import SegmentFile, Start, list_segments, read_start, segment_file_name, write_start
+from logcore.segment_files import (
+    SegmentFile, Start, list_segments, read_start, segment_file_name, write_start,
+)
 from logcore.survey import Survey, open_scan, survey_files
 
 
@@ -42,7 +44,8 @@ class UnfinishedSegment:
 
 
 def begin_segment(
-    PartitionLog log, base_offset: int, epoch: int, base_byte_pos: int, synced_offset: int, named_epoch: int = 0
+    PartitionLog log, base_offset: int, epoch: int, base_byte_pos: int, synced_offset: int,
+    named_epoch: int = 0
 ) -> UnfinishedSegment:
     """Make the file of a new segment, allocated and with both headers. Raises DiskFullError, OSError."""
     cdef uint8_t header[SEGMENT_HEADER_BYTES]
@@ -50,7 +53,8 @@ def begin_segment(
     temporary = f"{secrets.token_hex(8)}.next"
     path = f"{log.directory}/{temporary}"
     fill_segment_header(
-        header, salt, base_offset, epoch, log.partition, <const uint8_t*> <const char*> log.uuid, log.segment_bytes,
+        header, salt, base_offset, epoch, log.partition, <const uint8_t*> <const char*> log.uuid,
+        log.segment_bytes,
         clock_ns(CLOCK_REALTIME), base_byte_pos, synced_offset,
     )
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -70,7 +74,7 @@ def begin_segment(
 
 
 def producer_entries(PartitionLog log) -> bytes:
-    """The producer table of the partition as footer entries: the last footer's, and the active segment's batches."""
+    """The producer table as footer entries: the last footer's and the active segment's batches."""
     cdef ProducerTable table = producer_table(log.directory)
     cdef uint64_t position = log.slot.end - log.slot.active_base_byte_pos + SEGMENT_DATA_START
     cdef int most = <int> ((log.segment_bytes - position - FOOTER_PRODUCERS) // PRODUCER_ENTRY_BYTES)
@@ -115,7 +119,8 @@ def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
             if parse_segment_header(header) is not None:
                 break
         fill_footer(
-            footer, <const uint8_t*> <const char*> header, survey.next_offset, position, 0, survey.max_timestamp,
+            footer, <const uint8_t*> <const char*> header, survey.next_offset, position, 0,
+            survey.max_timestamp,
             survey.synced_offset, flags, survey.next_epoch, clock_ns(CLOCK_REALTIME), 0,
         )
         os.posix_fallocate(fd, 0, position + FOOTER_PRODUCERS)
@@ -162,7 +167,10 @@ def remove_unfinished(directory: str) -> None:
 
 
 def recover_partition(PartitionLog log) -> None:
-    """Make the partition ready for appends; the append lock is held. Raises CorruptionError, DiskFullError, OSError."""
+    """Make the partition ready for appends; the append lock is held.
+
+    Raises CorruptionError, DiskFullError, OSError.
+    """
     cdef partition_slot_t* slot = log.slot
     known = slot.recovered != 0
     os.makedirs(log.directory, mode=0o700, exist_ok=True)
@@ -283,7 +291,8 @@ def survey_at_mark(PartitionLog log) -> Survey:
     """The survey of a partition that is to be cut at its synced end."""
     cdef partition_slot_t* slot = log.slot
     survey = Survey(read_start(log.directory), outcome="cut", synced_offset=slot.synced_offset)
-    survey.next_offset, survey.max_timestamp, survey.producers = slot.synced_offset, slot.max_timestamp, slot.producers
+    survey.next_offset, survey.max_timestamp = slot.synced_offset, slot.max_timestamp
+    survey.producers = slot.producers
     survey.epoch, survey.next_epoch = slot.active_epoch, slot.active_epoch + 1
     survey.dropped_bytes = slot.end - slot.synced_end
     for segment in reversed(list_segments(log.directory)):

@@ -1,6 +1,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from typing_extensions import disjoint_base
+
 class SegmentHeader(NamedTuple):
     salt: int
     base_offset: int
@@ -51,6 +53,7 @@ class ScannedBreak(NamedTuple):
 
 def parse_segment_header(data: bytes) -> SegmentHeader | None: ...
 
+@disjoint_base
 class SegmentScan:
     path: str
     file_bytes: int
@@ -60,7 +63,7 @@ class SegmentScan:
     position: int
     length: int
     tail_broken: bool
-    def __init__(self, path: str) -> None: ...
+    def __new__(cls, path: str) -> SegmentScan: ...
     def find_header(self) -> bytes: ...
     def close(self) -> int: ...
     def seek(self, position: int) -> int: ...

@@ -12,12 +12,14 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp
 
 from logcore.batch_header cimport (
-    STANDS_BATCH, STANDS_BROKEN, STANDS_FOOTER, check_batch, check_body, check_footer, max_timestamp_of,
+    STANDS_BATCH, STANDS_BROKEN, STANDS_FOOTER, check_body, max_timestamp_of,
     next_offset_of, what_stands,
 )
 from logcore.format cimport *
 from logcore.hashing cimport header_checksum
-from logcore.linux cimport O_CLOEXEC, O_NOFOLLOW, O_RDONLY, close, file_bytes, open as open_file, read_all
+from logcore.linux cimport (
+    O_CLOEXEC, O_NOFOLLOW, O_RDONLY, close as close_file, file_bytes, open as open_file, read_all,
+)
 
 import os
 from collections.abc import Iterator
@@ -84,7 +86,7 @@ class ScannedFooter(NamedTuple):
 
 
 class ScannedBreak(NamedTuple):
-    """Bytes that are neither; [position, position + length), up to something valid or, `at_tail`, to the end."""
+    """Bytes that are neither; [position, position + length), up to something valid or (`at_tail`) the end."""
 
     position: int
     length: int
@@ -103,7 +105,9 @@ def parse_segment_header(data: bytes) -> SegmentHeader | None:
             f"segment of format version {load16(p + SH_VERSION)}, features {load32(p + SH_FEATURES):#x}: "
             f"this release reads version {FORMAT_VERSION} without features; use a newer pylog"
         )
-    if load16(p + SH_HEADER_BYTES) != SEGMENT_HEADER_BYTES or load64(p + SH_SEGMENT_BYTES) > MAX_SEGMENT_BYTES:
+    if load16(p + SH_HEADER_BYTES) != SEGMENT_HEADER_BYTES:
+        return None
+    if load64(p + SH_SEGMENT_BYTES) > MAX_SEGMENT_BYTES:
         return None
     return SegmentHeader(
         load64(p + SH_SALT), loadi64(p + SH_BASE_OFFSET), load32(p + SH_EPOCH), load32(p + SH_PARTITION),
@@ -132,7 +136,7 @@ cdef class SegmentScan:
 
     def __dealloc__(self):
         if self.fd >= 0:
-            close(self.fd)
+            close_file(self.fd)
         free(self.window)
 
     def find_header(self) -> bytes:
@@ -148,7 +152,7 @@ cdef class SegmentScan:
     cpdef int close(self) except -1:
         """Close the file; the walk ends."""
         if self.fd >= 0:
-            close(self.fd)
+            close_file(self.fd)
             self.fd = -1
         return 0
 
@@ -158,7 +162,7 @@ cdef class SegmentScan:
         return 0
 
     cdef const uint8_t* peek(self, uint64_t position, uint64_t size) except? NULL:
-        """`size` bytes of the file at `position`, in memory until the next peek; the caller stays in the file."""
+        """`size` bytes of the file at `position`, kept until the next peek; the caller stays in the file."""
         cdef uint64_t want
         cdef uint8_t* grown
         if position >= self.window_at and position + size <= self.window_at + self.window_bytes:
@@ -282,14 +286,16 @@ cdef class SegmentScan:
             load32(producer + PB_PRODUCER_EPOCH) if has_producer else 0,
             loadi64(producer + PB_FIRST_SEQUENCE) if has_producer else -1,
             loadi64(producer + PB_LAST_SEQUENCE) if has_producer else -1,
-            bool(body_ok), (attributes >> 31) != 0, attributes & ATTR_CODEC_MASK, load32(p + BH_RAW_BODY_BYTES),
+            bool(body_ok), (attributes >> 31) != 0, attributes & ATTR_CODEC_MASK,
+            load32(p + BH_RAW_BODY_BYTES),
         )
 
     cdef object footer(self):
         cdef const uint8_t* p = self.peek(self.position, self.length)
         return ScannedFooter(
             self.position, self.length, loadi64(p + FT_END_OFFSET), loadi64(p + FT_MAX_TIMESTAMP),
-            loadi64(p + FT_SYNCED_OFFSET), (load32(p + FT_FLAGS) & FOOTER_CUT) != 0, load32(p + FT_NEXT_EPOCH),
+            loadi64(p + FT_SYNCED_OFFSET), (load32(p + FT_FLAGS) & FOOTER_CUT) != 0,
+            load32(p + FT_NEXT_EPOCH),
             loadi64(p + FT_SEALED), load32(p + FT_PRODUCER_COUNT),
         )
 

@@ -24,7 +24,9 @@ cdef uint32_t fill_footer(
 ) noexcept nogil
 # the producer entries already stand at out + FOOTER_PRODUCERS; returns the footer's length
 
-cdef uint64_t find_next_valid(const uint8_t* map, uint64_t position, uint64_t limit, uint64_t salt) noexcept nogil
+cdef uint64_t find_next_valid(
+    const uint8_t* map, uint64_t position, uint64_t limit, uint64_t salt
+) noexcept nogil
 # the first place from `position` on where a batch or a footer stands, else `limit`
 
 cdef struct index_entry_t:

@@ -26,7 +26,7 @@ from logcore.linux cimport (
 import os
 import secrets
 
-from logcore.errors import CorruptionError, FormatError
+from logcore.errors import CorruptionError
 from logcore.scan import parse_segment_header
 
 cdef int64_t NO_TIMESTAMP = -<int64_t> 0x7FFFFFFFFFFFFFFF - 1
@@ -84,13 +84,17 @@ cdef uint32_t fill_footer(
     return total
 
 
-cdef uint64_t find_next_valid(const uint8_t* map, uint64_t position, uint64_t limit, uint64_t salt) noexcept nogil:
+cdef uint64_t find_next_valid(
+    const uint8_t* map, uint64_t position, uint64_t limit, uint64_t salt
+) noexcept nogil:
     cdef uint32_t magic
     while position + BATCH_HEADER_BYTES <= limit:
         magic = load32(map + position)
         if magic == <uint32_t> BATCH_MAGIC and check_batch(map + position, limit - position, salt, position):
             return position
-        if magic == <uint32_t> FOOTER_MAGIC and check_footer(map + position, limit - position, salt, position):
+        if magic == <uint32_t> FOOTER_MAGIC and check_footer(
+            map + position, limit - position, salt, position
+        ):
             return position
         position += 8
     return limit
@@ -112,7 +116,9 @@ cdef class Segment:
         try:
             size = file_bytes(fd)
             if size < SEGMENT_DATA_START:
-                raise CorruptionError(f"{path} is too short for a segment: {size} bytes", path=path, position=0)
+                raise CorruptionError(
+                    f"{path} is too short for a segment: {size} bytes", path=path, position=0
+                )
             header = None
             for position in (0, SEGMENT_HEADER_COPY):
                 error = read_all(fd, front, SEGMENT_HEADER_BYTES, position)
@@ -152,7 +158,8 @@ cdef class Segment:
         if position <= self.file_limit:
             return True
         try:
-            self.file_limit = min(<uint64_t> os.stat(self.path, follow_symlinks=False).st_size, self.map_bytes)
+            size = os.stat(self.path, follow_symlinks=False).st_size
+            self.file_limit = min(<uint64_t> size, self.map_bytes)
         except FileNotFoundError:      # dropped; what we map stays as it was
             return False
         return position <= self.file_limit
@@ -174,7 +181,7 @@ cdef class Segment:
         return 0
 
     cdef int index_up_to(self, uint64_t limit) except -1:
-        """Extend the index to the batches that start before `limit`, a place where a batch or a footer ends."""
+        """Extend the index to the batches that start before `limit`, where a batch or a footer ends."""
         cdef uint64_t position = self.indexed_to
         cdef const uint8_t* p
         cdef int what
@@ -205,7 +212,7 @@ cdef class Segment:
         return 0
 
     cdef uint64_t position_of(self, int64_t offset, uint64_t limit) except 0:
-        """File position of the first batch that ends behind `offset`, else of the end (`limit` or the footer)."""
+        """File position of the first batch that ends behind `offset`, else of the end (limit or footer)."""
         self.index_up_to(limit)
         cdef uint32_t low = 0, high = self.index_count, middle
         cdef uint64_t position = SEGMENT_DATA_START
@@ -230,7 +237,7 @@ cdef class Segment:
         return position
 
     cdef uint64_t position_of_time(self, int64_t timestamp, uint64_t limit) except 0:
-        """File position from which on the first record with a timestamp >= `timestamp` is found by walking."""
+        """File position from where walking finds the first record with a timestamp >= `timestamp`."""
         self.index_up_to(limit)
         cdef uint32_t low = 0, high = self.index_count, middle
         while low < high:                  # the last entry before which everything is older
@@ -279,12 +286,15 @@ cdef class Segment:
         cdef bytes data
         try:
             with os.fdopen(fd, "rb") as file:
-                data = file.read(INDEX_HEADER_BYTES + (self.map_bytes // INDEX_INTERVAL_BYTES + 2) * INDEX_ENTRY_BYTES)
+                most = self.map_bytes // INDEX_INTERVAL_BYTES + 2
+                data = file.read(INDEX_HEADER_BYTES + most * INDEX_ENTRY_BYTES)
         except OSError:
             return False
         cdef const uint8_t* p = data
         cdef uint64_t count, i, last = SEGMENT_DATA_START
-        if len(data) < INDEX_HEADER_BYTES or data[:8] != b"pylogidx" or load32(p + IX_VERSION) != FORMAT_VERSION:
+        if len(data) < INDEX_HEADER_BYTES or data[:8] != b"pylogidx":
+            return False
+        if load32(p + IX_VERSION) != FORMAT_VERSION:
             return False
         count = load32(p + IX_ENTRY_COUNT)
         if (

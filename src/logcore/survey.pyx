@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=True, wraparound=True
 """What the files of a partition say: where the log ends, what is damaged, what a power cut took.
 
-Reads only; recovery.pyx acts on it, and a read-only opening uses it as it is. docs/FORMAT.md section 8 has the
-rules. Invariant: nothing below the durable mark is ever given up, and everything given up is counted.
+Reads only; recovery.pyx acts on it, and a read-only opening uses it as it is. docs/FORMAT.md section 8 has
+the rules. Invariant: nothing below the durable mark is ever given up, and everything given up is counted.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of
 from logcore.failpoints cimport planted
@@ -88,7 +88,7 @@ cdef int64_t durable_mark(SegmentScan scan) except -2:
 
 
 cdef object walk(SegmentScan scan, object survey, int64_t mark):
-    """Walk one segment into `survey`: end_position, next_offset, damage, outcome. The footer's end, or None."""
+    """Walk one segment into `survey`: end_position, next_offset, damage, outcome. "sealed" at a footer."""
     cdef const uint8_t* p = <const uint8_t*> <const char*> scan.header
     cdef int64_t expected = loadi64(p + SH_BASE_OFFSET)
     cdef int64_t base, behind, newest = survey.max_timestamp
@@ -114,7 +114,9 @@ cdef object walk(SegmentScan scan, object survey, int64_t mark):
                 survey.outcome = "cut"
                 return None
             if not valid or base > expected:
-                survey.damage.append(Damage(scan.path, scan.position, scan.length, expected, max(base, expected)))
+                survey.damage.append(
+                    Damage(scan.path, scan.position, scan.length, expected, max(base, expected))
+                )
             if valid:
                 if load32(p + BH_RECORD_COUNT):
                     newest = max(newest, max_timestamp_of(p))
@@ -236,7 +238,9 @@ def settle(survey: Survey, same_boot: bool, published_end: int | None, staged_en
         survey.outcome = "clear"
         survey.dropped_bytes = survey.dropped_batches = 0
     elif survey.outcome == "go_on" and not same_boot:
-        # records that somebody read may be gone without a trace: their offsets are given out under a new epoch
+        # records that somebody read may be gone without a trace: their offsets are given
+        # out under a new epoch
         survey.outcome = "cut"
     if survey.outcome == "cut":
-        survey.next_epoch = max(survey.epoch, survey.start.epochs[-1][0]) + (0 if planted("epoch_not_raised") else 1)
+        raised = 0 if planted("epoch_not_raised") else 1
+        survey.next_epoch = max(survey.epoch, survey.start.epochs[-1][0]) + raised

@@ -13,14 +13,15 @@ cdef struct topic_sync_t:                   # one per opened topic and engine; o
     int partitions
     int64_t interval_ns                     # 0: no interval duty (durability "os")
     uint64_t syncs                          # fdatasyncs led by this engine, for metrics
-    uint64_t last_round_writers             # callers that the last sync answered: whom the next leader waits for
+    uint64_t last_round_writers             # callers the last sync answered: the next leader waits for them
 
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
 # returns when byte_pos `target` is on disk: 0; EAGAIN where a roller died (take the append lock, which mends,
 # and try again); else an errno after poisoning the partition for everybody
 
 cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
-# syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due, or -1
+# syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due,
+# or -1
 
 cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil
 # after publishing and a full fence: starts the clock of the oldest unsynced byte and sets the dirty bit

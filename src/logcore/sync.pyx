@@ -13,13 +13,13 @@ from libc.stdio cimport snprintf
 
 from logcore.control cimport (
     PARTITION_POISONED, PARTITION_READY, atomic_add, atomic_load32, atomic_load64, atomic_loadi64, atomic_or,
-    atomic_store32, atomic_store64, atomic_storei64, control_header_t, full_fence, partition_slot_t,
+    atomic_store32, atomic_store64, atomic_storei64, full_fence, partition_slot_t,
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR,
-    clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, openat, pthread_mutex_consistent,
-    pthread_mutex_trylock, pthread_mutex_unlock,
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW,
+    O_RDONLY, O_RDWR, clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, openat,
+    pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
 )
 from logcore.segment cimport NAME_BYTES, segment_name
 
@@ -59,11 +59,11 @@ cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
 
     False where they stay odd: whoever rolled is slow or dead.
     """
-    cdef int tries
+    cdef int _try
     cdef uint32_t rolls
     cdef uint64_t staged
     cdef int64_t staged_next, next_offset
-    for tries in range(SNAPSHOT_TRIES):
+    for _try in range(SNAPSHOT_TRIES):
         rolls = atomic_load32(&slot.rolls)
         if rolls & 1:
             sched_yield()
@@ -83,7 +83,9 @@ cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
     return False
 
 
-cdef int sync_file(topic_sync_t* topic, int partition, int64_t base_offset, uint32_t named_epoch) noexcept nogil:
+cdef int sync_file(
+    topic_sync_t* topic, int partition, int64_t base_offset, uint32_t named_epoch
+) noexcept nogil:
     cdef char name[NAME_BYTES]
     cdef int fd, error = 0
     segment_name(name, partition, base_offset, named_epoch)

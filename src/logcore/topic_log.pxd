@@ -45,19 +45,22 @@ cdef class TopicLog:
     cdef int partition_of(self, const uint8_t* key, Py_ssize_t key_bytes) noexcept nogil
     cdef int turn(self) noexcept nogil                       # the partition of the next batch without keys
     cdef int check_partition(self, object partition) except -1
-    cdef int check_record(self, Py_ssize_t key_bytes, Py_ssize_t value_bytes, Py_ssize_t headers_bytes) except -1
+    cdef int check_record(
+        self, Py_ssize_t key_bytes, Py_ssize_t value_bytes, Py_ssize_t headers_bytes
+    ) except -1
     cdef int64_t batch_budget(self) noexcept nogil           # a builder that reaches it is flushed
     cdef RecordId append_one(
         self, object value, object key, object partition, object headers, object timestamp, object durability
     )
     cdef int append_builder(
-        self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
-        int durability, int64_t* base_offset,
+        self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch,
+        bint has_producer, int durability, int64_t* base_offset,
     ) except -1
     # one batch; the builder keeps its records where this raises, and is reset where it returns
     cdef RecordId append_built(
-        self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value, Py_ssize_t value_bytes,
-        const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp, int policy,
+        self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
+        Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
+        int policy,
     )
     cdef int detach(self) except -1
     cdef PartitionLog log_even_closed(self, int partition)

@@ -1,5 +1,7 @@
 from typing import Any
 
+from typing_extensions import disjoint_base
+
 from logcore.batch import RecordId
 from logcore.processes import Registry
 from logcore.reader import PartitionReader
@@ -10,6 +12,7 @@ DURABILITIES: dict[str, int]
 CODECS: dict[str, int]
 PARTITIONERS: tuple[str, ...]
 
+@disjoint_base
 class TopicLog:
     name: str
     directory: str
@@ -17,8 +20,8 @@ class TopicLog:
     partitions: int
     read_only: bool
     closed: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         directory: str,
         name: str,
         registry: Registry,
@@ -35,7 +38,7 @@ class TopicLog:
         max_unsynced_bytes: int = ...,
         lock_timeout: float = 10.0,
         read_only: bool = False,
-    ) -> None: ...
+    ) -> TopicLog: ...
     def close(self) -> None: ...
     def mark_ends(self) -> None: ...
     def batch_room(self) -> int: ...
@@ -66,6 +69,7 @@ class TopicLog:
     def superseded(self) -> bool: ...
     def counters(self) -> dict[str, int]: ...
 
+@disjoint_base
 class LogDirectory:
     closed: bool
     def _check_open(self) -> None: ...

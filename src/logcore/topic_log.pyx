@@ -14,12 +14,13 @@ from libc.stdlib cimport free, malloc
 
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport (
-    ControlFile, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_load32, atomic_load64, atomic_store32,
+    ControlFile, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_load32, atomic_load64,
+    atomic_store32,
 )
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
 from logcore.inputs cimport NULL_LENGTH, item_bytes
-from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, close, openat, open as open_file
+from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_RDONLY, close, open as open_file
 from logcore.partition_log cimport PartitionLog
 from logcore.processes cimport Registry, fork_count
 from logcore.reader cimport PartitionReader
@@ -61,7 +62,7 @@ cdef int64_t check_timestamp(object timestamp) except? -1:
 
 
 cdef class TopicLog:
-    """One opened topic. Threads may share it; readers and appends of any number of processes meet in its files.
+    """One opened topic. Threads may share it; readers and appends of any process meet in its files.
 
     Args:
         directory: topics/<name> of the data directory; it exists.
@@ -71,9 +72,10 @@ cdef class TopicLog:
 
     def __cinit__(
         self, directory: str, name: str, registry: Registry, service: Service | None, *, uuid: bytes,
-        partitions: int, partitioner: str = "murmur2", segment_bytes: int = 64 << 20, durability: str = "interval",
-        codec: str = "none", max_record_bytes: int = 1 << 20, sync_interval_ms: int = 100,
-        max_unsynced_bytes: int = 64 << 20, lock_timeout: float = 10.0, read_only: bool = False,
+        partitions: int, partitioner: str = "murmur2", segment_bytes: int = 64 << 20,
+        durability: str = "interval", codec: str = "none", max_record_bytes: int = 1 << 20,
+        sync_interval_ms: int = 100, max_unsynced_bytes: int = 64 << 20,
+        lock_timeout: float = 10.0, read_only: bool = False,
     ):
         self.sync_state.directory_fd = -1
         if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
@@ -99,7 +101,8 @@ cdef class TopicLog:
         self.sync_state.slots = self.control.slots
         self.sync_state.dirty = self.control.dirty
         self.sync_state.partitions = partitions
-        self.sync_state.interval_ns = sync_interval_ms * 1_000_000 if self.durability == DURABILITY_INTERVAL else 0
+        if self.durability == DURABILITY_INTERVAL:
+            self.sync_state.interval_ns = sync_interval_ms * 1_000_000
         if service is not None and not read_only:
             service.add_topic(&self.sync_state)
             self.served = True
@@ -117,7 +120,7 @@ cdef class TopicLog:
         return 0
 
     def close(self) -> None:
-        """Sync what this topic has unsynced, let go of the service and the files. Readers keep what they map."""
+        """Sync what is unsynced here, let go of the service and the files. Readers keep what they map."""
         if self.closed:
             return
         self.closed = True
@@ -144,7 +147,8 @@ cdef class TopicLog:
         return self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS - BATCH_OVERHEAD
 
     cdef int64_t batch_budget(self) noexcept nogil:
-        cdef int64_t room = <int64_t> (self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS - BATCH_OVERHEAD)
+        cdef uint64_t taken = SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS + BATCH_OVERHEAD
+        cdef int64_t room = <int64_t> (self.segment_bytes - taken)
         room -= <int64_t> self.max_record_bytes + 64
         return room if room < BULK_BATCH_BYTES else BULK_BATCH_BYTES
 
@@ -188,15 +192,20 @@ cdef class TopicLog:
         if isinstance(partition, bool) or not isinstance(partition, int):
             raise TypeError(f"partition is an int, not {type(partition).__name__}")
         if not 0 <= partition < self.partitions:
-            raise ConfigError(f"partition {partition} of topic {self.name!r}: it has 0 to {self.partitions - 1}")
+            raise ConfigError(
+                f"partition {partition} of topic {self.name!r}: it has 0 to {self.partitions - 1}"
+            )
         return partition
 
-    cdef int check_record(self, Py_ssize_t key_bytes, Py_ssize_t value_bytes, Py_ssize_t headers_bytes) except -1:
+    cdef int check_record(
+        self, Py_ssize_t key_bytes, Py_ssize_t value_bytes, Py_ssize_t headers_bytes
+    ) except -1:
         cdef uint64_t size = max(key_bytes, 0) + max(value_bytes, 0) + max(headers_bytes, 0)
         if size > self.max_record_bytes:
             raise RecordTooLargeError(
-                f"a record of {size} bytes is beyond the {self.max_record_bytes} that topic {self.name!r} takes "
-                f"(max_record_bytes, at most about half of segment_bytes)", size=size, limit=self.max_record_bytes,
+                f"a record of {size} bytes is beyond the {self.max_record_bytes} that topic "
+                f"{self.name!r} takes (max_record_bytes, at most about half of segment_bytes)",
+                size=size, limit=self.max_record_bytes,
             )
         return 0
 
@@ -224,7 +233,8 @@ cdef class TopicLog:
             item_bytes(<PyObject*> key, &key_data, &key_bytes)
         if headers is not None:
             encoded = encode_headers(headers)
-            headers_data, headers_bytes = <const uint8_t*> PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded)
+            headers_data = <const uint8_t*> PyBytes_AS_STRING(encoded)
+            headers_bytes = PyBytes_GET_SIZE(encoded)
         self.check_record(key_bytes, value_bytes, headers_bytes)
         if partition is not None:
             where = self.check_partition(partition)
@@ -235,7 +245,8 @@ cdef class TopicLog:
         log = self.log(where)
         if self.codec != CODEC_NONE:
             return self.append_built(
-                where, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp, policy
+                where, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes,
+                stamp, policy
             )
         length = single_bytes(key_data is not NULL, key_bytes, value_bytes, headers_bytes)
         if length > STACK_BATCH:
@@ -255,8 +266,9 @@ cdef class TopicLog:
         return new_record_id(self.name, where, offset)
 
     cdef RecordId append_built(
-        self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value, Py_ssize_t value_bytes,
-        const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp, int policy,
+        self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
+        Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
+        int policy,
     ):
         cdef BatchBuilder builder = self.take_builder()
         cdef int64_t offset = -1
@@ -266,8 +278,8 @@ cdef class TopicLog:
         return new_record_id(self.name, partition, offset)
 
     cdef int append_builder(
-        self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch, bint has_producer,
-        int durability, int64_t* base_offset,
+        self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch,
+        bint has_producer, int durability, int64_t* base_offset,
     ) except -1:
         cdef uint32_t length
         cdef uint64_t end = 0
@@ -300,8 +312,8 @@ cdef class TopicLog:
         """Append many values, with as many keys, timestamps or headers if given.
 
         Args:
-            values, keys: lists of bytes or None; or columns: an Arrow array of binary, a pair (offsets, bytes) of
-                numpy arrays, or a 2-D array of bytes with a record a row.
+            values, keys: lists of bytes or None; or columns: an Arrow array of binary, a pair
+                (offsets, bytes) of numpy arrays, or a 2-D array of bytes with a record a row.
             timestamps: ns since 1970, one for each record.
             headers: one for each record, as append() takes them.
 
@@ -349,7 +361,7 @@ cdef class TopicLog:
         return log.slot.active_epoch
 
     def sync(self, partition: int | None = None) -> None:
-        """Return once all that is published (of one partition, or all that have unsynced bytes) is on disk."""
+        """Return once all that is published (of one partition, or of all) is on disk."""
         cdef PartitionLog log
         cdef int i
         wanted = range(self.partitions) if partition is None else (self.check_partition(partition),)
@@ -375,7 +387,8 @@ cdef class TopicLog:
 
     def recovery_reports(self) -> list:
         """(partition, Survey) of each partition in which recovery dropped or found something."""
-        return [(log.partition, log.report) for log in self.logs if log is not None and log.report is not None]
+        opened = [log for log in self.logs if log is not None]
+        return [(log.partition, log.report) for log in opened if log.report is not None]
 
     def mark_waiting(self) -> None:
         """Say that this engine is about to sleep on the topic: look for records once more, then sleep."""
@@ -393,7 +406,7 @@ cdef class TopicLog:
 
     @property
     def superseded(self) -> bool:
-        """Read-only: whether a writer has begun to share what we took from the files, or from a session before."""
+        """Read-only: whether a writer now shares what we took from the files, or from a session before."""
         cdef PartitionLog log
         if not self.read_only:
             return False

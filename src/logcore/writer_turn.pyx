@@ -22,7 +22,7 @@ cdef enum:
 @cython.final
 @cython.auto_pickle(False)
 cdef class WriterTurn:
-    """The turn of one producer. A forked child makes itself a new one: a thread of its parent may have this."""
+    """The turn of one producer. A forked child makes a new one: a thread of its parent may have this."""
 
     def __cinit__(self):
         self.lock = <void*> PyThread_allocate_lock()

@@ -1,0 +1,11 @@
+from typing import final
+
+from logcore.record_ids import RecordIds
+from logcore.topic_log import TopicLog
+
+@final
+class BulkAppend:
+    def __new__(
+        cls, topic: TopicLog, values: object, keys: object, timestamps: object, headers: object
+    ) -> BulkAppend: ...
+    def run(self, partition: int | None, durability: str | None) -> RecordIds: ...
