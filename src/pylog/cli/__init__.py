@@ -38,6 +38,7 @@ exit codes: 0 ok, 1 error, 2 usage, 3 check failed, 4 corrupt
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    replace_closed_streams()
     try:
         args = make_parser(arguments).parse_args(arguments)
     except SystemExit as stop:
@@ -113,6 +114,18 @@ class Version(argparse.Action):
 
         print(f"pylog {version('pylog-engine')}")
         parser.exit(OK)
+
+
+def replace_closed_streams() -> None:
+    """Put /dev/null where the shell closed a standard stream, so that no file of the log gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = os.O_RDONLY if name == "stdin" else os.O_WRONLY
+            nowhere = os.open(os.devnull, mode)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def discard_stdout() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pylog.cli import offsets
@@ -62,13 +63,20 @@ def run(args: argparse.Namespace, out: Output) -> int:
         partitions = chosen_partitions(engine, args.topic, args.partition)
         with engine.consumer(isolation=isolation) as consumer:
             wanted = offsets.ranges(consumer, partitions, args.offset, stop_at_end=args.exit)
-            for count, record in enumerate(records(consumer, wanted, out), 1):
-                if args.count is not None and count > args.count:
-                    break
-                printer(record)
-                if count == args.count:
-                    break
+            found = islice(records(consumer, wanted, out), args.count)
+            with out.progress("cat", how_many(wanted, args.count) if out.into_file else 0) as done:
+                for record in found:
+                    printer(record)
+                    done(1)
     return 0
+
+
+def how_many(wanted: dict[TopicPartition, offsets.Range], most: int | None) -> int:
+    """Return how many offsets will be printed, 0 where that has no end."""
+    if any(span.stop is None for span in wanted.values()):
+        return most or 0
+    there = sum(max(0, (span.stop or 0) - span.start) for span in wanted.values())
+    return there if most is None else min(there, most)
 
 
 def chosen_partitions(engine: Engine, topic: str, chosen: list[int] | None) -> list[TopicPartition]:

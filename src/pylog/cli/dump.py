@@ -34,8 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Dump every segment; the exit code says whether something in them cannot be read."""
     bad = 0
-    for path in all_segments(find_target(args.target, args.directory)):
-        bad += dump_segment(path, args, out)
+    segments = all_segments(find_target(args.target, args.directory))
+    with out.progress("dump", sum(path.stat().st_size for path in segments) if out.into_file else 0) as done:
+        for path in segments:
+            bad += dump_segment(path, args, out)
+            done(path.stat().st_size)
     return CORRUPT if bad else OK
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pylog.records import TopicPartition
 
 NS_PER_MS = 1_000_000
+MOST_DIGITS, MOST_MS = 19, (1 << 63) // NS_PER_MS
 
 
 class Range(NamedTuple):
@@ -31,6 +32,8 @@ def check(texts: Sequence[str]) -> None:
         number = text[2:] if text[:2] in ("s@", "e@") else text
         if text not in ("beginning", "end") and not is_integer(number):
             raise ConfigError(f"-o {text}: write beginning, end, N, -N, s@MILLISECONDS or e@MILLISECONDS")
+        if len(number) > MOST_DIGITS or (number != text and abs(int(number)) > MOST_MS):
+            raise ConfigError(f"-o {text}: beyond every offset and time that a log can hold")
 
 
 def is_integer(text: str) -> bool:

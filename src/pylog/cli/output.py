@@ -8,6 +8,8 @@ reaches a terminal; on a pipe, data pass byte for byte.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +85,14 @@ class Output:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
 
+    @property
+    def into_file(self) -> bool:
+        """Whether what is printed goes into a plain file, so that nobody sees how far it is."""
+        try:
+            return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+        except OSError:
+            return False
+
     def flush(self) -> None:
         """Let the reader have what was printed."""
         sys.stdout.flush()
@@ -95,8 +105,8 @@ class Output:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
-        """Show a bar on stderr while the block runs, where stderr is a terminal."""
-        if not sys.stderr.isatty() or self.quiet:
+        """Show a bar on stderr while the block runs, where stderr is a terminal; a total of 0 is no work."""
+        if not total or not sys.stderr.isatty() or self.quiet:
             yield lambda amount: None
             return
         from rich.console import Console

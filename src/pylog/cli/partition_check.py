@@ -77,7 +77,7 @@ def check_single(path: Path, done: Done) -> PartitionReport:
 
 def check_partition(directory: Path, topic: dict[str, Any] | None, done: Done) -> PartitionReport:
     """Check all segments of a partition and the chain that they make."""
-    report = PartitionReport(f"{directory.parent.name}-{directory.name}")
+    report = PartitionReport(f"{directory.absolute().parent.name}-{directory.name}")
     try:
         report.log_start_offset = read_start(str(directory)).log_start_offset
     except (CorruptionError, OSError) as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -62,20 +64,31 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if args.topic is not None:
             engine.describe_topic(args.topic)
         try:
-            for lines in arriving(stream):
-                read, mistake = read_lines(lines, args, headers, number)
-                append(engine, read, args)
-                number += len(lines)
-                records += len(read)
-                size += sum(len(record.value or b"") + len(record.key or b"") for record in read)
-                if mistake is not None:
-                    raise mistake
+            with out.progress("put", size_of(stream)) as done:
+                for lines in arriving(stream):
+                    read, mistake = read_lines(lines, args, headers, number)
+                    append(engine, read, args)
+                    number += len(lines)
+                    records += len(read)
+                    size += sum(len(record.value or b"") + len(record.key or b"") for record in read)
+                    done(sum(map(len, lines)) + len(lines))
+                    if mistake is not None:
+                        raise mistake
         finally:
             if not args.json:
                 out.status(f"{records:,} records, {size:,} bytes")
     if args.json:
         out.json_line({"records": records, "bytes": size})
     return 0
+
+
+def size_of(stream: BinaryIO) -> int:
+    """Return the bytes of a plain file, 0 for what has no end to be known, as a pipe."""
+    try:
+        found = os.fstat(stream.fileno())
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def arriving(stream: BinaryIO) -> Iterator[list[bytes]]:

@@ -1,0 +1,46 @@
+"""topics, describe, create, delete and bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from running import Command
+
+from pylog.cli import ERROR, OK
+
+
+def test_a_topic_is_created_listed_described_and_deleted(run: Command) -> None:
+    assert run("create", "orders", "-p", "3", "-c", "segment_bytes=65536", "-c", "durability=os")[0] == OK
+    assert run("create", "orders")[0] == ERROR
+    assert run("create", "orders", "-p", "3", "--if-not-exists")[0] == OK
+    assert run("create", "orders", "-p", "4", "--if-not-exists")[0] == ERROR
+    (listed,) = run.rows("topics")
+    assert (listed["topic"], listed["partitions"], listed["records"]) == ("orders", 3, 0)
+    (described,) = run.rows("describe", "orders")
+    assert described["config"]["segment_bytes"] == 65536  # type: ignore[index]
+    (plan,) = run.rows("delete", "orders")
+    assert not plan["done"]
+    assert len(run.rows("topics")) == 1
+    (done,) = run.rows("delete", "orders", "--execute")
+    assert done["done"]
+    assert run.rows("topics") == []
+
+
+def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Command) -> None:
+    _, out, _ = orders("topics")
+    assert out.decode().split("\t")[:3] == ["orders", "2", "0"]
+    _, drawn, _ = orders("topics", terminal=True)
+    assert "partitions" in drawn.decode()
+
+
+def test_bench_measures_and_leaves_nothing(data: Path, run: Command) -> None:
+    data.mkdir()
+    code, out, err = run("--json", "bench", "-n", "2000")
+    rows = [json.loads(line) for line in out.splitlines()]
+    measured = [row["operation"] for row in rows]
+    assert measured[-4:] == ["append_many", "poll", "append", "append synced"]
+    assert all(row["per_second"] > 0 for row in rows)
+    assert list(data.iterdir()) == []
+    assert code == (OK if "send" in measured else ERROR)
+    assert ("could not be measured" in err) == (code == ERROR)
