@@ -63,7 +63,7 @@ cdef class BulkAppend:
                 self.topic.check_record(key_bytes, value_bytes, 0)
         return 0
 
-    def run(self, partition: int | None, durability: str | None) -> RecordIds:
+    def run(self, partition, durability: str | None) -> RecordIds:
         """Append everything, to `partition` if given, and return the ids. Raises PartialAppendError."""
         cdef int policy = self.topic.durability if durability is None else durability_code(durability)
         cdef int where = -1 if partition is None else self.topic.check_partition(partition)

@@ -189,6 +189,7 @@ cdef class TopicLog:
         return self.partition_of(<const uint8_t*> <const char*> key, len(key))
 
     cdef int check_partition(self, object partition) except -1:
+        # given through signatures without `int`, by which Cython would turn 1.5 and True into 1
         if isinstance(partition, bool) or not isinstance(partition, int):
             raise TypeError(f"partition is an int, not {type(partition).__name__}")
         if not 0 <= partition < self.partitions:
@@ -306,7 +307,7 @@ cdef class TopicLog:
             self.spare_builders.append(builder)
 
     def append_many(
-        self, values: object, keys: object = None, *, partition: int | None = None, timestamps: object = None,
+        self, values: object, keys: object = None, *, partition=None, timestamps: object = None,
         headers: object = None, durability: str | None = None,
     ) -> RecordIds:
         """Append many values, with as many keys, timestamps or headers if given.
@@ -329,17 +330,17 @@ cdef class TopicLog:
 
     # ---- reading and the rest -------------------------------------------------------------------------
 
-    def reader(self, partition: int, offset: int, *, synced_only: bool = False) -> PartitionReader:
+    def reader(self, partition, offset: int, *, synced_only: bool = False) -> PartitionReader:
         """A reader of one partition from `offset` on. Raises OffsetOutOfRangeError."""
         return PartitionReader(self.log(self.check_partition(partition)), self, offset, synced_only)
 
-    def log_start_offset(self, partition: int) -> int:
+    def log_start_offset(self, partition) -> int:
         """The first offset that can be read."""
         cdef PartitionLog log = self.log(self.check_partition(partition))
         log.ensure_ready()
         return log.slot.log_start_offset
 
-    def log_end_offset(self, partition: int) -> int:
+    def log_end_offset(self, partition) -> int:
         """The offset that the next record will get."""
         cdef PartitionLog log = self.log(self.check_partition(partition))
         cdef uint64_t end
@@ -348,19 +349,19 @@ cdef class TopicLog:
         log.published(&end, &next_offset)
         return next_offset
 
-    def synced_offset(self, partition: int) -> int:
+    def synced_offset(self, partition) -> int:
         """The end of what a power cut leaves."""
         cdef PartitionLog log = self.log(self.check_partition(partition))
         log.ensure_ready()
         return log.slot.synced_offset
 
-    def epoch(self, partition: int) -> int:
+    def epoch(self, partition) -> int:
         """The partition's epoch: raised by each cut."""
         cdef PartitionLog log = self.log(self.check_partition(partition))
         log.ensure_ready()
         return log.slot.active_epoch
 
-    def sync(self, partition: int | None = None) -> None:
+    def sync(self, partition=None) -> None:
         """Return once all that is published (of one partition, or of all) is on disk."""
         cdef PartitionLog log
         cdef int i
@@ -380,7 +381,7 @@ cdef class TopicLog:
         finally:
             self.closed = closed
 
-    def recover(self, partition: int) -> None:
+    def recover(self, partition) -> None:
         """Cut a partition whose sync failed at its synced offset, and go on under a new epoch."""
         from logcore.recovery import cut_poisoned
         cut_poisoned(self.log(self.check_partition(partition)))
@@ -489,8 +490,8 @@ cdef class LogDirectory:
         self.topics = {}
 
     def append(
-        self, topic: str, value: bytes | None, key: bytes | None = None, *, partition: int | None = None,
-        headers: object = None, timestamp: int | None = None, durability: str | None = None,
+        self, topic: str, value: bytes | None, key: bytes | None = None, *, partition=None,
+        headers: object = None, timestamp=None, durability: str | None = None,
     ) -> RecordId:
         """Append one record, visible to all processes on return; returns its RecordId.
 

@@ -6,6 +6,7 @@ a position, and so never behind what commit() commits.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pylog.engine import Partitions, TruncateCallback
     from pylog.serdes import Serde
 
+GLOB = frozenset("*?[")
 RECORDS_AHEAD = 500
 """How many records iteration takes from a partition at once."""
 MOST_RECORDS = 1 << 20
@@ -99,10 +101,12 @@ class EmbeddedConsumer:
 
         Raises:
             UnknownTopicError: one of them is not there.
-            UnsupportedError: the group has a subscribed member already.
+            UnsupportedError: the group has a subscribed member already, or a pattern is given.
         """
         self._check()
-        names = [topics] if isinstance(topics, str) else list(topics)
+        names = [topics] if isinstance(topics, str | re.Pattern) else list(topics)
+        if any(isinstance(name, re.Pattern) or not GLOB.isdisjoint(name) for name in names):
+            raise UnsupportedError("this release of pylog subscribes to no patterns yet: name the topics")
         if not names:
             raise ConfigError("subscribe() needs a topic; unsubscribe() reads nothing")
         places = [TopicPartition(name, p) for name in names for p in range(self._engine._partitions_of(name))]
@@ -434,6 +438,7 @@ class EmbeddedConsumer:
         if self._closed:
             return
         self._closed = True
+        self._engine._members.discard(self)
         self._assigned = Assignment()
         self._ahead, self._given = [], 0
         if self._offsets is not None and self._forks == fork_count():

@@ -66,6 +66,7 @@ class EmbeddedProducer(RecordAccumulator):
         try:
             super().close()
         finally:
+            self._engine._members.discard(self)
             if self._identity is not None:
                 self._identity.close()
 
