@@ -37,6 +37,7 @@ cdef class RecordAccumulator:
     cdef void end(self) noexcept
     cdef int begin_anew(self) except -1
     cdef void note_failure(self, object error, bint kept) noexcept
+    cdef int check_fence(self) except -1
     cdef void leave(self, int64_t size, int records) noexcept
     cdef int64_t check_sequence(self, object sequence) except -1
     cdef progress_t* progress_of(self, object topic, int partition) except NULL

@@ -297,6 +297,7 @@ cdef class RecordAccumulator:
         try:
             self.refresh(buffer)
             if self.identity is not None and not buffer.progress[partition].asked:
+                self.check_fence()           # first: what the newer holder wrote is no duplicate of ours
                 self.ask_log(buffer, partition)
                 if builder.record_count == 0:
                     return 0
@@ -328,14 +329,18 @@ cdef class RecordAccumulator:
         cdef int durability = buffer.log.durability if self.durability < 0 else self.durability
         if self.identity is None:
             return buffer.log.append_builder(builder, partition, 0, 0, False, durability, base_offset)
+        self.check_fence()
+        return buffer.log.append_builder(
+            builder, partition, self.identity.id, self.identity.epoch, True, durability, base_offset
+        )
+
+    cdef int check_fence(self) except -1:
         if self.identity.fenced():
             raise FencedError(
                 f"producer {self.identity.producer_id!r} is held by who opened it last, and that "
                 f"is not this one"
             )
-        return buffer.log.append_builder(
-            builder, partition, self.identity.id, self.identity.epoch, True, durability, base_offset
-        )
+        return 0
 
     cdef void leave(self, int64_t size, int records) noexcept:
         """Count out what is not in the buffer any more."""
