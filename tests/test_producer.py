@@ -233,7 +233,7 @@ def test_each_batch_is_reported_with_its_offsets(engine: pylog.Engine) -> None:
         for n in range(3):
             producer.send("four", b"%d" % n, partition=n % 2)
     ids = [pylog.RecordId("four", p, o) for p, o in ((0, 0), (0, 1), (1, 0))]
-    assert sorted(sum((found for found, _ in reports), [])) == ids
+    assert sorted(found for batch, _ in reports for found in batch) == ids
     assert [error for _, error in reports] == [None, None]
 
 

@@ -181,5 +181,13 @@ def test_a_topic_deleted_and_made_anew_is_read_anew(data: Path, reader: pylog.En
             consumer.poll()
 
 
+def test_a_partition_that_nobody_wrote_is_empty(data: Path, reader: pylog.Engine) -> None:
+    assert list(reader.read("t", 1)) == []
+    consumer = reader.consumer(auto_offset_reset="earliest")
+    consumer.assign([("t", 1)])
+    assert consumer.poll(timeout=0.001) == []
+    assert consumer.offsets_for_times({("t", 1): 0}) == {("t", 1): None}
+
+
 def test_a_consumer_polls_for_arrivals(reader: pylog.Engine) -> None:
     assert reader.consumer("t").arrivals is None

@@ -48,9 +48,16 @@ def segment_file_name(base_offset: int, named_epoch: int = 0) -> str:
 
 
 def list_segments(directory: str) -> list[SegmentFile]:
-    """All segment files of a partition directory, in log order; unfinished and foreign files are left out."""
+    """All segment files of a partition directory, in log order; unfinished and foreign files are left out.
+
+    None where the directory is not there: the first writer of the partition makes it.
+    """
     found = []
-    for name in os.listdir(directory):  # noqa: PTH208 - pathlib would be the dearest import of the core
+    try:
+        names = os.listdir(directory)  # noqa: PTH208 - pathlib would be the dearest import of the core
+    except FileNotFoundError:
+        return []
+    for name in names:
         match = SEGMENT_NAME.fullmatch(name)
         if match:
             found.append(SegmentFile(int(match[1]), int(match[2] or 0), f"{directory}/{name}"))

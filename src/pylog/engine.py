@@ -179,8 +179,11 @@ class Consumer(Protocol):
     def arrivals(self) -> Arrivals | None:
         """What an event loop waits by; None where it has to poll."""
 
-    def announce(self) -> None:
-        """Say that somebody waits for records of these partitions; then look once more before waiting."""
+    def announce(self) -> float:
+        """Say that somebody waits for records of these partitions: look once more, then wait for `arrivals`.
+
+        Returns the seconds after which to look again, whether something was announced or not.
+        """
 
     def close(self) -> None:
         """End. Commits nothing."""

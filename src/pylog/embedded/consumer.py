@@ -43,6 +43,8 @@ RECORDS_AHEAD = 500
 MOST_RECORDS = 1 << 20
 SYNCED_POLL_SECONDS = 0.02
 """With isolation="synced": a sync wakes nobody, so look again after this."""
+READ_ONLY_POLL_SECONDS = 0.05
+"""Who writes nothing cannot ask to be woken."""
 
 
 class EmbeddedConsumer:
@@ -67,6 +69,9 @@ class EmbeddedConsumer:
         self._thread: int | None = None
         self._reset = check_choice(auto_offset_reset, "auto_offset_reset", get_args(OffsetReset))
         self._synced = check_choice(isolation, "isolation", get_args(Isolation)) == "synced"
+        self._longest_wait = SYNCED_POLL_SECONDS if self._synced else 1.0
+        if engine.read_only:
+            self._longest_wait = READ_ONLY_POLL_SECONDS
         self._timeout = check_seconds(timeout, "timeout")
         if not callable(on_truncate):
             check_choice(on_truncate, "on_truncate", get_args(OnTruncate))
@@ -207,13 +212,11 @@ class EmbeddedConsumer:
     def _wait(self, fetch: Callable[[], Any], timeout: float | None) -> Any:
         """Call fetch until it returns something, sleeping while nobody appends; None when the time is up."""
         deadline = Deadline(self._engine._clock, timeout)
-        longest = SYNCED_POLL_SECONDS if self._synced else 1.0
         registry = self._registry
         while not deadline.passed():
             # the order matters: remember our word, say that we wait, look again, sleep until the word changes
             word = registry.word()
-            for log in self._assigned.logs:
-                log.mark_waiting()
+            longest = self.announce()
             found = fetch()
             if found:
                 return found
@@ -420,10 +423,15 @@ class EmbeddedConsumer:
         """What an event loop waits by, None where it has to poll; see pylog.aio."""
         return self._engine.arrivals
 
-    def announce(self) -> None:
-        """Say that somebody waits for records of these partitions; then look once more before waiting."""
+    def announce(self) -> float:
+        """Say that somebody waits for records of these partitions: look once more, then wait for `arrivals`.
+
+        Returns the seconds after which to look again, whether something was announced or not.
+        """
+        self._check()
         for log in self._assigned.logs:
             log.mark_waiting()
+        return self._longest_wait
 
     def metrics(self) -> dict[str, int]:
         """Return records, batches, polls, waits and commits since it was opened."""
