@@ -9,23 +9,24 @@ from logcore.processes cimport REGISTRY_SLOTS, Registry
 cdef extern from *:
     """
     #include <stdint.h>
-    #define atomic_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-    #define atomic_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-    #define atomic_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
-    #define atomic_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
-    #define atomic_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+    /* not named as in <stdatomic.h>, which Cython includes: its store is a full barrier */
+    #define control_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define control_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define control_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
+    #define control_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+    #define control_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
     #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     """
-    uint64_t atomic_or(uint64_t* p, uint64_t v) nogil
-    uint32_t atomic_add(uint32_t* p, uint32_t v) nogil
-    uint32_t atomic_load32 "atomic_load"(uint32_t* p) nogil
-    uint64_t atomic_load64 "atomic_load"(uint64_t* p) nogil
-    int64_t atomic_loadi64 "atomic_load"(int64_t* p) nogil
-    void atomic_store32 "atomic_store"(uint32_t* p, uint32_t v) nogil
-    void atomic_store64 "atomic_store"(uint64_t* p, uint64_t v) nogil
-    void atomic_storei64 "atomic_store"(int64_t* p, int64_t v) nogil
-    uint64_t atomic_exchange64 "atomic_exchange"(uint64_t* p, uint64_t v) nogil
-    uint32_t atomic_exchange32 "atomic_exchange"(uint32_t* p, uint32_t v) nogil
+    uint64_t atomic_or "control_or"(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_add "control_add"(uint32_t* p, uint32_t v) nogil
+    uint32_t atomic_load32 "control_load"(uint32_t* p) nogil
+    uint64_t atomic_load64 "control_load"(uint64_t* p) nogil
+    int64_t atomic_loadi64 "control_load"(int64_t* p) nogil
+    void atomic_store32 "control_store"(uint32_t* p, uint32_t v) nogil
+    void atomic_store64 "control_store"(uint64_t* p, uint64_t v) nogil
+    void atomic_storei64 "control_store"(int64_t* p, int64_t v) nogil
+    uint64_t atomic_exchange64 "control_exchange"(uint64_t* p, uint64_t v) nogil
+    uint32_t atomic_exchange32 "control_exchange"(uint32_t* p, uint32_t v) nogil
     void full_fence() nogil
 
 cdef enum partition_state:

@@ -36,6 +36,8 @@ cdef class PartitionLog:
         self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end
     ) except -1
     cdef int take_lock(self) except -1
+    cdef int check_state(self) except -1
+    cdef int hold_back(self) except -1
     cdef int open_writer(self) except -1
     cdef void close_writer(self) noexcept nogil
     cdef int drop_writer(self) except -1

@@ -104,9 +104,15 @@ cdef class PartitionLog:
                 self.slot.state = PARTITION_UNRECOVERED
             failpoint("lock.owner_dead")
             self.control.lock_mended(self.partition)
+        elif error == 0:
+            if (
+                atomic_load32(&self.slot.state) == PARTITION_READY and not self.control.header.deleted
+                and self.rolls_seen == self.slot.rolls and self.map is not NULL
+            ):
+                return 0
         elif error == ETIMEDOUT:
             self.raise_lock_timeout()
-        elif error:
+        else:
             raise OSError(error, os.strerror(error), self.directory)
         try:
             self.check_state()
@@ -127,7 +133,7 @@ cdef class PartitionLog:
             pid=pid,
         )
 
-    def check_state(self):
+    cdef int check_state(self) except -1:
         """Raise where nothing may be appended; recover where nobody has. The append lock is held."""
         cdef uint32_t state
         if self.control.header.deleted or self.slot.state == PARTITION_DELETED:
@@ -143,6 +149,7 @@ cdef class PartitionLog:
                 f"certain to be on disk; engine.recover({self.topic!r}, {self.partition}) cuts it there "
                 f"and goes on"
             )
+        return 0
 
     cdef int ensure_ready(self) except -1:
         if atomic_load32(&self.slot.state) != PARTITION_UNRECOVERED or self.control.header.deleted:
@@ -323,6 +330,8 @@ cdef class PartitionLog:
                     self.roll()
                 finally:
                     self.control.unlock(self.partition)
+                if self.service is not None:
+                    self.service.nudge()           # so that the seal is on disk before the next roll needs it
                 continue
             sealed_end = self.slot.sealed_end
             self.control.unlock(self.partition)
@@ -330,16 +339,17 @@ cdef class PartitionLog:
                 raise_os_error(result, self.directory)
             self.sync_to(sealed_end + 1)       # two segments may not be unsynced at once; + 1: its footer too
 
-    def hold_back(self):
+    cdef int hold_back(self) except -1:
         """Wait for a sync where too much, or something too old, is not on disk yet ("interval")."""
         cdef partition_slot_t* slot = self.slot
         cdef int64_t since = atomic_loadi64(&slot.first_unsynced_at)
         if since == 0 or atomic_load32(&slot.state) != PARTITION_READY:
-            return
+            return 0
         if atomic_load64(&slot.end) - atomic_load64(&slot.synced_end) > self.max_unsynced_bytes or (
             clock_ns(CLOCK_BOOTTIME) - since > LATE_SYNCS * self.sync.interval_ns
         ):
             self.sync_to(atomic_load64(&slot.end))
+        return 0
 
     cdef int sync_to(self, uint64_t end) except -1:
         """Return once byte_pos `end` is on disk. Raises DurabilityError; the partition is then poisoned."""

@@ -202,7 +202,7 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
     cdef int word, bit, partition
     cdef uint64_t dirty
     cdef int64_t since, age, next_due = -1
-    if topic.interval_ns == 0 or atomic_load32(&topic.header.deleted):
+    if atomic_load32(&topic.header.deleted):
         return -1
     for word in range((topic.partitions + 63) // 64):
         dirty = atomic_load64(&topic.dirty[word])
@@ -215,6 +215,10 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
             dirty >>= 1
             partition = word * 64 + bit
             if atomic_load32(&topic.slots[partition].state) != PARTITION_READY:
+                continue
+            if topic.interval_ns == 0:               # only a seal is our business: the next roll waits for it
+                if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:
+                    sync_partition(topic, partition, atomic_load64(&topic.slots[partition].sealed_end) + 1)
                 continue
             since = atomic_loadi64(&topic.slots[partition].first_unsynced_at)
             age = now - since if since else topic.interval_ns

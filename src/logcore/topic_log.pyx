@@ -236,7 +236,8 @@ cdef class TopicLog:
             encoded = encode_headers(headers)
             headers_data = <const uint8_t*> PyBytes_AS_STRING(encoded)
             headers_bytes = PyBytes_GET_SIZE(encoded)
-        self.check_record(key_bytes, value_bytes, headers_bytes)
+        if <uint64_t> (max(key_bytes, 0) + max(value_bytes, 0) + headers_bytes) > self.max_record_bytes:
+            self.check_record(key_bytes, value_bytes, headers_bytes)
         if partition is not None:
             where = self.check_partition(partition)
         elif self.partitions == 1:
