@@ -26,8 +26,9 @@ class Assignment:
         self._turn = 0
 
     def take(self, places: list[TopicPartition], opened: Callable[[TopicPartition], PartitionCursor]) -> None:
-        """Keep the cursors of what is read already, open the others, drop the rest."""
-        self.cursors = {place: self.cursors.get(place) or opened(place) for place in places}
+        """Keep the cursors of what is read already, open the others, drop the rest and the deleted."""
+        kept = {place: cursor for place, cursor in self.cursors.items() if not cursor.log.deleted}
+        self.cursors = {place: kept.get(place) or opened(place) for place in places}
         self._gather()
 
     def follow(self, opened: Callable[[str], TopicLog]) -> None:

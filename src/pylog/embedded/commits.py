@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from logcore.offsets import OffsetTable
+from logcore.processes import fork_count
 from logcore.topic_log import TopicLog
 from logcore.whole_files import clear_error, make_directory, open_plain
 from pylog.config import TopicConfig
@@ -29,22 +30,23 @@ class GroupOffsets:
     """What a group has committed for the topics that one consumer reads."""
 
     def __init__(self, engine: EmbeddedEngine, group: str) -> None:
+        self._membership = -1
+        self._unsynced: set[str] = set()
+        self._forks = fork_count()
         self.group = group
         self._engine = engine
         self._directory = f"{engine.path}/groups/{group}"
         self._registry = engine._registry
         self._tables: dict[str, OffsetTable] = {}
         self._configs: dict[str, TopicConfig] = {}
-        self._unsynced: set[str] = set()
         self._expects_flush = False
-        self._membership = -1
         check_real_directory(f"{engine.path}/groups")
         check_real_directory(self._directory)
 
     def table(self, log: TopicLog) -> OffsetTable:
         """Return the table of a topic."""
         found = self._tables.get(log.name)
-        if found is None:
+        if found is None or found.topic_uuid != log.uuid:
             path = f"{self._directory}/{log.name}.offsets"
             found = self._tables[log.name] = OffsetTable(path, log.uuid, log.partitions, self._registry)
             self._configs[log.name] = self._engine.describe_topic(log.name).config
@@ -114,6 +116,9 @@ class GroupOffsets:
     def leave(self) -> None:
         """Let another member subscribe."""
         if self._membership >= 0:
+            if self._forks == fork_count():
+                # also for the copy of a child that has not closed it yet
+                fcntl.flock(self._membership, fcntl.LOCK_UN)
             os.close(self._membership)
             self._membership = -1
 
@@ -129,6 +134,12 @@ class GroupOffsets:
                 self._tables[name].sync()
         finally:
             self._let_go()
+
+    def __del__(self) -> None:
+        # of a consumer that was dropped
+        self.leave()
+        if self._forks == fork_count():
+            self.flush_lingering()
 
     def _let_go(self) -> None:
         self._unsynced.clear()

@@ -109,6 +109,9 @@ class EmbeddedConsumer:
             UnsupportedError: the group has a subscribed member already, or a pattern is given.
         """
         self._check()
+        self._subscribe(topics)
+
+    def _subscribe(self, topics: str | Iterable[str]) -> None:
         names = [topics] if isinstance(topics, str | re.Pattern) else list(topics)
         if any(isinstance(name, re.Pattern) or not GLOB.isdisjoint(name) for name in names):
             raise UnsupportedError("this release of pylog subscribes to no patterns yet: name the topics")

@@ -262,7 +262,7 @@ class EmbeddedEngine(OpenDirectory):
         self._members.add(made)
         if topics is not None:
             try:
-                made.subscribe(topics)
+                made._subscribe(topics)  # so that it belongs to no thread yet
             except BaseException:
                 made.close()
                 raise
