@@ -344,6 +344,34 @@ def test_threads_share_a_producer_and_each_keeps_its_order(engine: Engine) -> No
     assert sorted(found) == sorted(b"%d:%d" % (thread, n) for thread in range(4) for n in range(3000))
 
 
+def test_a_full_batch_that_a_flush_wrote_first_is_not_written_again(engine: Engine) -> None:
+    producer = RecordAccumulator(engine, batch_bytes=16_000)
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            while not done.is_set():
+                producer.flush()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=flush) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(2000):
+            producer.send("four", b"%d" % n * 2000, partition=n % 2)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    producer.close()
+
+    assert failures == []
+    assert [engine.log_end_offset("four", partition) for partition in range(2)] == [1000, 1000]
+
+
 def test_a_forked_child_writes_its_own_records_and_never_the_parents(tmp_path: Path) -> None:
     with pylog.open(tmp_path / "data") as engine:
         engine.create_topic("t", partitions=1)

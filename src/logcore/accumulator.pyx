@@ -229,7 +229,8 @@ cdef class RecordAccumulator:
         cdef list delivered = None if self.on_delivery is None else []
         self.begin()
         try:
-            self.write_batch(buffer, partition, delivered)
+            if buffer.builder(partition).record_count:       # else who had the turn before us wrote it
+                self.write_batch(buffer, partition, delivered)
         except Exception as error:
             self.note_failure(error, buffer.builder(partition).record_count != 0)
         finally:

@@ -42,6 +42,7 @@ cdef class PartitionLog:
     cdef void close_writer(self) noexcept nogil
     cdef int drop_writer(self) except -1
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
+    cdef void make_pages(self, uint64_t block) noexcept nogil
     cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil
     cdef int roll(self) except -1
     cdef int sync_to(self, uint64_t end) except -1
