@@ -94,6 +94,7 @@ class World:
     def verify(self) -> dict[str, Any]:
         arguments = {"directory": self.directory, "journal": self.journal, "partitions": PARTITIONS}
         self.lives += 1
+        self.checker.begin_look()
         found: dict[str, Any] = self.zygote.run(
             "faults.workload:verify", **arguments, name=f"verify.{self.lives}", group=True
         )

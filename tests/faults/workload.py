@@ -151,9 +151,9 @@ def verify(
     began = time.monotonic_ns()
     with pylog.open(directory) as engine:
         opened = time.monotonic_ns()
-        found = read_back(engine, partitions)
-        if group:
-            found["committed"] = committed_offsets(engine, partitions)
+        # offsets before ends: others may commit while we look
+        committed = committed_offsets(engine, partitions) if group else []
+        found = read_back(engine, partitions) | {"committed": committed}
         found["probe_seconds"] = probe(engine, said, partitions)
     return found | {"began": began, "open_seconds": (opened - began) / 1e9}
 
@@ -163,11 +163,15 @@ def read_back(engine: Engine, partitions: int) -> dict[str, Any]:
         [report.topic, report.partition, report.epoch, report.dropped_bytes, report.cut]
         for report in engine.recovery_reports()
     ]
+    # the ends first: others may write while we read
+    ends = [engine.log_end_offset(TOPIC, p) for p in range(partitions)]
+    synced = [engine.synced_offset(TOPIC, p) for p in range(partitions)]
+    records = [record for p in range(partitions) for record in engine.read(TOPIC, p, 0) if record.offset < ends[p]]
     return {
-        "records": [seen_of(record) for p in range(partitions) for record in engine.read(TOPIC, p, 0)],
-        "ends": [engine.log_end_offset(TOPIC, p) for p in range(partitions)],
+        "records": [seen_of(record) for record in records],
+        "ends": ends,
         "starts": [engine.log_start_offset(TOPIC, p) for p in range(partitions)],
-        "synced": [engine.synced_offset(TOPIC, p) for p in range(partitions)],
+        "synced": [min(pair) for pair in zip(synced, ends, strict=True)],
         "reports": reports,
     }
 
