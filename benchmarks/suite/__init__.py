@@ -22,15 +22,21 @@ class Extent:
     slow: float = 1.0
     growth: tuple[int, ...] = (1_000_000, 10_000_000)
     topic_megabytes: int = 1_000
+    partitions: int = 1_000
 
 
 FULL = Extent()
-QUICK = Extent(records=200_000, slow=0.25, growth=(200_000, 2_000_000), topic_megabytes=200)
-GROWTH = Extent(growth=(1_000_000, 10_000_000, 100_000_000), topic_megabytes=5_000)
+QUICK = Extent(records=200_000, slow=0.25, growth=(200_000, 2_000_000), topic_megabytes=200, partitions=200)
+GROWTH = Extent(growth=(1_000_000, 10_000_000, 100_000_000), topic_megabytes=5_000, partitions=10_000)
 
 
 def contests(extent: Extent = FULL) -> list[Contest]:
     """All contests, in the order of the table."""
+    return speed(extent) + growth(extent)
+
+
+def speed(extent: Extent) -> list[Contest]:
+    """What each operation costs."""
     found: list[Contest] = []
     for size in SIZES:
         count = extent.records if size == 100 else extent.records // 5
@@ -44,7 +50,13 @@ def contests(extent: Extent = FULL) -> list[Contest]:
             slow.wake_up(size, extent.slow),
         ]
         found += [single.zstd(size, count), batched.zstd(size, count), reading.zstd(size, count)]
-    found += [slow.opening(extent.records // 2), slow.opening(extent.records * 5)]
+    return found
+
+
+def growth(extent: Extent) -> list[Contest]:
+    """What a topic costs that grows: to open, in memory, in files, and whether the rates hold."""
+    found = [slow.opening(extent.records // 2), slow.opening(extent.records * 5)]
     found += [slow.memory(extent.topic_megabytes, "raw"), slow.memory(extent.topic_megabytes, "zstd")]
+    found.append(slow.many_partitions(extent.partitions))
     found += [batched.growth(extent.growth), reading.growth(extent.growth)]
     return found

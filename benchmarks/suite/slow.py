@@ -7,7 +7,7 @@ from typing import Literal
 from benchmarks import peers
 from benchmarks.contest import Contest, Contestant, Goal, Row
 from benchmarks.probe import operations as ceilings
-from benchmarks.suite import read, recovery, wake
+from benchmarks.suite import partitions, read, recovery, wake
 from benchmarks.suite import synced as syncing
 from benchmarks.suite.opening import TopicShape
 from benchmarks.workload import workload
@@ -102,6 +102,21 @@ def memory(megabytes: int, codec: Literal["raw", "zstd"]) -> Contest:
         contestants=(Contestant("reader", read.reader_memory(TopicShape(codec=codec)), work),),
         rows=(Row(f"private memory of a reader of {megabytes} MB", "reader", None, Goal(most=100)),),
         unit="MB",
+        rounds=1,
+        warm_up=False,
+    )
+
+
+def many_partitions(count: int) -> Contest:
+    """A record into each of many partitions and back, in a process that may open 1,024 files."""
+    return Contest(
+        name=f"{count:,} partitions",
+        size=100,
+        codec="raw",
+        durability="os",
+        contestants=(Contestant("few files", partitions.few_files, workload(100, count)),),
+        rows=(Row(f"{count:,} partitions written and read, 1,024 files", "few files"),),
+        unit="ms",
         rounds=1,
         warm_up=False,
     )
