@@ -92,7 +92,8 @@ def keep(
     """Write JSON and plot, and say where."""
     name = facts["taken"].replace(" UTC", "").replace(" ", "-").replace(":", "")
     report.write_json(out / f"{name}.json", facts, found, outcomes)
-    status.print(f"kept {out / name}.json", highlight=False)
+    report.write_markdown(out / f"{name}.md", found)
+    status.print(f"kept {out / name}.json and .md", highlight=False)
     try:
         plot.draw(out / f"{name}.png", found, facts)
         status.print(f"kept {out / name}.png", highlight=False)

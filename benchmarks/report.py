@@ -1,4 +1,4 @@
-"""Prints the table and writes the JSON of a run.
+"""Prints the table and writes the JSON of a run, and the table once more as Markdown.
 
 The JSON holds every sample of every round, so that a figure can be looked into later; the table holds
 medians only.
@@ -87,6 +87,13 @@ def with_unit(figure: float | None, unit: str) -> str:
 def times(ratio: float | None) -> str:
     """A ratio as the table shows it."""
     return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def write_markdown(path: Path, found: list[Line]) -> None:
+    """Write the table as docs/benchmarks.md keeps it."""
+    rows = [[heading or "verdict" for heading, _ in COLUMNS], ["---"] * len(COLUMNS)]
+    rows += [[cell.plain.replace("\n ", ",") for cell in cells(line)] for line in found]
+    path.write_text("".join("| " + " | ".join(row) + " |\n" for row in rows))
 
 
 def show(console: Console, machine: dict[str, str], found: list[Line], outcomes: list[Outcome]) -> None:
