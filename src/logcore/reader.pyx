@@ -16,7 +16,7 @@ from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
 
 from logcore.errors import ClosedError, CorruptionError, LogTruncatedError, OffsetOutOfRangeError
-from logcore.segment_files import list_segments, read_start
+from logcore.segment_files import list_segments, read_start, segment_file_name
 
 
 cdef class PartitionReader:
@@ -88,6 +88,13 @@ cdef class PartitionReader:
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1:
         """Go to the segment behind a footer; stay where it is not there yet."""
         cdef Segment found
+        path = f"{self.log.directory}/{segment_file_name(end_offset, named_epoch)}"
+        try:
+            self.segment = Segment(path, named_epoch)
+            self.position = SEGMENT_DATA_START
+            return 1
+        except FileNotFoundError:                # not there yet, or a rewriting of segments took its place
+            pass
         for file in reversed(list_segments(self.log.directory)):
             if file.base_offset <= end_offset:
                 if file.path != self.segment.path:
@@ -153,7 +160,8 @@ cdef class PartitionReader:
                 behind = loadi64(p + FT_END_OFFSET)
                 if behind > self.next_offset and self.segment_lost(behind):
                     raise self.damage("records are missing before the footer", behind)
-                if self.cross(max(behind, self.next_offset), 0) == 0:
+                next_epoch = load32(p + FT_NEXT_EPOCH) if load32(p + FT_FLAGS) & FOOTER_CUT else 0
+                if self.cross(max(behind, self.next_offset), next_epoch) == 0:
                     return None
                 continue
             self.raise_damage(self.segment.file_limit)

@@ -52,14 +52,13 @@ class Checker:
         self.committed_before: dict[int, int] = {}  # what was committed before the look at the directory began
         self.next_to_see: dict[tuple[str, int], int] = {}
         self.last_ends: dict[tuple[str, int], tuple[int, int]] = {}
-        self.read_lines = 0
+        self.read_to = 0  # byte position in the journal
 
     # ---- the journal ----------------------------------------------------------------------------
 
     def feed(self) -> int:
         """Take in the new lines of the journal; the number of them."""
-        lines = read_journal(self.journal)[self.read_lines :]
-        self.read_lines += len(lines)
+        lines, self.read_to = read_journal(self.journal, self.read_to)
         for line in lines:
             hear = getattr(self, f"_{line['what']}", None)
             if hear is not None:

@@ -28,11 +28,14 @@ class Journal:
         os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
 
-def read_journal(path: Path) -> list[Line]:
-    """Return all whole lines."""
+def read_journal(path: Path, position: int = 0) -> tuple[list[Line], int]:
+    """Return the whole lines from a byte position on, and the position behind them."""
     if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return [], position
+    with path.open("rb") as file:
+        file.seek(position)
+        lines = file.read().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines], position + sum(len(line) + 1 for line in lines)
 
 
 def value_of(batch: str, index: int, count: int, size: int) -> bytes:

@@ -19,6 +19,7 @@ TOPIC = "t"
 GROUP = "g"
 SIZES = (10, 60, 60, 200, 900, 3000)
 BULK = 9000  # beyond the size from which batches go by pwrite
+SPRINT = 100  # batches that a writer appends as fast as it can; then it goes slowly, or nobody could check it all
 
 
 class Writer:
@@ -109,6 +110,8 @@ def write(
         said.say("opened", pid=os.getpid())
         while writer.batches < steps:
             writer.step(durability)
+            if writer.batches > SPRINT:
+                time.sleep(0.005)
         ends = [engine.log_end_offset(TOPIC, p) for p in range(partitions)]
     said.say("flushed", ends=ends)
 
