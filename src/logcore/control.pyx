@@ -25,7 +25,7 @@ import secrets
 from pathlib import Path
 
 from logcore.errors import DiskFullError, FormatError
-from logcore.whole_files import locked_directory, place_file
+from logcore.whole_files import locked_directory, place_file, remove_leftovers
 
 CLEAN_MARKER = "clean"
 
@@ -71,6 +71,8 @@ cdef class ControlFile:
         try:
             with locked_directory(directory) as fd:
                 if not self.map_current(uuid):
+                    remove_leftovers(fd, "control.")
+                    remove_leftovers(fd, f"{CLEAN_MARKER}.")
                     self.make_new(uuid, self.take_clean_marker(fd))
                     if not self.map_current(uuid):
                         raise FormatError(
@@ -197,7 +199,7 @@ cdef class ControlFile:
     cdef int make_new(self, bytes uuid, bint clean) except -1:
         """Write a fresh control file under a temporary name and rename it into place."""
         cdef bytes name = os.fsencode(self.path)
-        cdef bytes temporary = name + b"." + secrets.token_hex(8).encode() + b".tmp"
+        cdef bytes temporary = os.fsencode(f"{self.directory}/.control.{secrets.token_hex(8)}.tmp")
         cdef int fd = open_file(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o600)
         cdef void* mapping = MAP_FAILED
         cdef control_header_t* header

@@ -173,7 +173,11 @@ def recover_partition(PartitionLog log) -> None:
     """
     cdef partition_slot_t* slot = log.slot
     known = slot.recovered != 0
-    os.makedirs(log.directory, mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(log.directory, mode=0o700)
+    except FileExistsError:
+        pass
+    sync_paths(os.path.dirname(log.directory))     # whoever made it may have died before its name was on disk
     survey = survey_files(
         log.directory, same_boot=bool(slot.same_boot), published_end=slot.end if known else None,
         staged_end=slot.writing_end if known else None,

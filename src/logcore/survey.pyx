@@ -230,9 +230,17 @@ def drop_rest(survey: Survey, scan: SegmentScan, later: list[SegmentFile]) -> No
         survey.dropped_bytes += os.stat(segment.path).st_size
 
 
+def newer_epoch(survey: Survey) -> int:
+    """The epoch of what is appended once something may have been lost."""
+    return max(survey.epoch, survey.start.epochs[-1][0]) + (0 if planted("epoch_not_raised") else 1)
+
+
 def settle(survey: Survey, same_boot: bool, published_end: int | None, staged_end: int | None) -> None:
     """Decide between going on, clearing what was never acknowledged, and a cut under the next epoch."""
     if survey.outcome == "next":
+        if not same_boot and survey.next_epoch == survey.epoch:
+            # the successor went with records that somebody may have read: their offsets get a new epoch
+            survey.next_epoch = newer_epoch(survey)
         return
     if survey.outcome == "cut" and same_boot and survey.end == published_end and not survey.damage:
         survey.outcome = "clear"
@@ -242,5 +250,4 @@ def settle(survey: Survey, same_boot: bool, published_end: int | None, staged_en
         # out under a new epoch
         survey.outcome = "cut"
     if survey.outcome == "cut":
-        raised = 0 if planted("epoch_not_raised") else 1
-        survey.next_epoch = max(survey.epoch, survey.start.epochs[-1][0]) + raised
+        survey.next_epoch = newer_epoch(survey)
