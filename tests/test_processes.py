@@ -118,7 +118,7 @@ def test_a_killed_opener_leaves_nothing_behind(path: str) -> None:
 
 def test_processes_that_open_and_die_at_random_never_meet_in_two_sessions(path: str) -> None:
     script = """
-import sys
+import select, sys
 from logcore.processes import Registry
 from logcore.service import Service
 for turn in range(100_000):
@@ -128,6 +128,9 @@ for turn in range(100_000):
     others = registry.members()
     assert (registry.slot, registry.pid, registry.incarnation) in others
     print(registry.session, flush=True)
+    if select.select([sys.stdin], [], [], 0)[0]:
+        print("stays", flush=True)
+        sys.stdin.read()
     service.close()
     registry.close()
 """
@@ -136,8 +139,13 @@ for turn in range(100_000):
             for _ in range(3 + turn):
                 one.says(), two.says()
             one.kill()
-            two.says()
             ours = Registry(path)
+            two.tell()
+            session = ""
+            while (line := two.says()) != "stays":
+                session = line
+            assert int(session) == ours.session
+            assert ours.others_live()
             two.kill()
             assert not ours.others_live()
             assert ours.members() == []

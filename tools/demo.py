@@ -339,6 +339,8 @@ def main() -> int:
     begun = time.monotonic()
     screen = Screen()
     screen.say(f"{PRODUCERS} producers and {CONSUMERS} consumers, {ROWS:,} flights, {PARTITIONS} partitions")
+    if args.pace:
+        screen.say(f"each producer holds back to {args.pace:,} flights/s, to be watched; full speed is last")
     processes = Processes(str(directory), args.pace)
     try:
         with pylog.open(directory) as engine:

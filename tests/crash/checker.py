@@ -49,7 +49,7 @@ class Checker:
         self.synced_floor: dict[int, int] = defaultdict(int)
         self.synced_reads: dict[tuple[int, int], tuple[str, int]] = {}
         self.group: dict[int, Position] = defaultdict(Position)
-        self.committed_before: dict[int, int] = {}  # what was committed before the look at the directory began
+        self.committed_before: dict[int, int] = {}  # what was committed before the look began
         self.next_to_see: dict[tuple[str, int], int] = {}
         self.last_ends: dict[tuple[str, int], tuple[int, int]] = {}
         self.read_to = 0  # byte position in the journal

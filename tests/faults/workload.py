@@ -19,7 +19,7 @@ TOPIC = "t"
 GROUP = "g"
 SIZES = (10, 60, 60, 200, 900, 3000)
 BULK = 9000  # beyond the size from which batches go by pwrite
-SPRINT = 100  # batches that a writer appends as fast as it can; then it goes slowly, or nobody could check it all
+SPRINT = 100  # batches that a writer appends at full speed; then slowly, or nobody could check it all
 
 
 class Writer:
@@ -169,7 +169,8 @@ def read_back(engine: Engine, partitions: int) -> dict[str, Any]:
     # the ends first: others may write while we read
     ends = [engine.log_end_offset(TOPIC, p) for p in range(partitions)]
     synced = [engine.synced_offset(TOPIC, p) for p in range(partitions)]
-    records = [record for p in range(partitions) for record in engine.read(TOPIC, p, 0) if record.offset < ends[p]]
+    published = (record for p in range(partitions) for record in engine.read(TOPIC, p, 0))
+    records = [record for record in published if record.offset < ends[record.partition]]
     return {
         "records": [seen_of(record) for record in records],
         "ends": ends,
