@@ -6,6 +6,7 @@ goes on over any number of crashes of one directory. Invariant: it believes no o
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class Checker:
         self.gone: set[str] = set()  # not there after a crash of their writer: may never come back
         self.contents: dict[tuple[int, int, int], tuple[str, int]] = {}  # (partition, epoch, offset)
         self.synced_floor: dict[int, int] = defaultdict(int)
+        self.cuts: list[tuple[int, dict[int, int]]] = []  # when the power went, and what was synced by then
         self.synced_reads: dict[tuple[int, int], tuple[str, int]] = {}
         self.group: dict[int, Position] = defaultdict(Position)
         self.committed_before: dict[int, int] = {}  # what was committed before the look began
@@ -147,6 +149,11 @@ class Checker:
             assert offset >= position.committed, f"I10: the commit of {partition} went back to {offset}"
             position.committed = offset
 
+    def note_power_cut(self) -> None:
+        """The power goes now: what is lost was appended before, and was not synced by now."""
+        self.feed()
+        self.cuts.append((time.monotonic_ns(), dict(self.synced_floor)))
+
     # ---- after a crash --------------------------------------------------------------------------
 
     def check_after_kill(self, found: dict[str, Any], *, writers_live: bool = False) -> None:
@@ -169,9 +176,10 @@ class Checker:
         for name, places in there.items():
             self._check_batch(self.batches[name], places)
         ends = found["ends"]
+        now_at = {(record[0], record[1]): record[3] for record in records}
         for batch in self.batches.values():
-            if batch.name not in there:
-                self._check_absent(batch, ends, found["began"], power_cut)
+            if batch.name not in there and batch.name not in self.gone:
+                self._check_absent(batch, ends, found["began"], now_at if power_cut else None)
                 if batch.started < found["began"] and not writers_live:
                     self.gone.add(batch.name)
         self._check_order()
@@ -204,17 +212,25 @@ class Checker:
         if batch.acked:
             assert first == batch.offset, f"I1: {batch} is at {first}"
 
-    def _check_absent(self, batch: Batch, ends: list[int], began: int, power_cut: bool) -> None:
-        if batch.started > began:
+    def _check_absent(
+        self, batch: Batch, ends: list[int], began: int, now_at: dict[tuple[int, int], str] | None
+    ) -> None:
+        """A batch is missing: it was never acknowledged, or a power cut may take it.
+
+        `now_at` names what stands at each place after a power cut, and is None after a kill.
+        """
+        if not batch.acked or batch.acked >= began:
             return
-        if batch.acked and batch.acked < began:
-            assert batch.offset is not None
-            assert power_cut, f"I1: acknowledged and lost: {batch}; the ends are {ends}"
-            end = ends[batch.partition]
-            floor = self.synced_floor[batch.partition]
-            assert not batch.synced, f"I1: acknowledged as synced and lost: {batch}; the end is {end}"
-            assert batch.offset + batch.count > floor, f"I1: below the synced {floor} and lost: {batch}"
-            assert batch.offset >= end, f"I3: a hole: {batch} is lost, the end is {end}"
+        assert batch.offset is not None
+        assert now_at is not None, f"I1: acknowledged and lost: {batch}; the ends are {ends}"
+        end = ends[batch.partition]
+        assert not batch.synced, f"I1: acknowledged as synced and lost: {batch}; the end is {end}"
+        cut, floors = next((at, floors) for at, floors in self.cuts if at > batch.acked)
+        floor = floors.get(batch.partition, 0)
+        assert batch.offset + batch.count > floor, f"I1: below the synced {floor} and lost: {batch}"
+        if batch.offset < end:
+            later = self.batches[now_at[batch.partition, batch.offset]]
+            assert later.started > cut, f"I3: a hole: {batch} is lost, {later} is there"
 
     def _check_order(self) -> None:
         """I5: what was acknowledged before another began has the lower offset; in each partition and life."""

@@ -50,6 +50,7 @@ class Machine:
         checker.journal = place / "journal"
         machine = Machine(self.zygote, place, self.rng, checker)
         shutil.copyfile(self.journal, machine.journal)
+        checker.note_power_cut()
         self.cut.state(self.rng, machine.directory)
         return machine
 
