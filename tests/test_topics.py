@@ -188,9 +188,9 @@ def test_a_damaged_topic_json_is_an_error_of_this_topic_alone(
         content = json.dumps(json.loads(path.read_text()) | content).encode()
     path.write_bytes(content)
     with pylog.open(data) as engine:
-        with pytest.raises(error, match="topic.json"):
+        with pytest.raises(error, match=r"topic\.json"):
             engine.describe_topic("t")
-        with pytest.raises(error, match="topic.json"):
+        with pytest.raises(error, match=r"topic\.json"):
             engine.append("t", b"x")
         engine.append("sound", b"x")
         assert engine.list_topics() == ["sound", "t"]
