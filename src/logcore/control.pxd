@@ -63,13 +63,14 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     int64_t sealed_base_offset              # a sealed segment not yet synced, or -1 [append lock]
     uint64_t sealed_end                     # byte_pos of its end
     uint32_t sealed_named_epoch
-    uint32_t reserved32
+    uint32_t sync_writers                   # how many the next sync may expect [sync lock]
     uint64_t active_salt                    # [append lock]
     uint32_t rolls                          # odd while the segment names change, then even [append lock]
     uint32_t same_boot                      # when made: the segments were last written under this very boot
     uint32_t recovered                      # recoveries in this session, or before on this boot
     uint32_t producers                      # entries that the next footer will need
-    uint64_t reserved
+    uint32_t sync_arrivals                  # callers that ever came for a sync; wraps
+    uint32_t sync_answered                  # how many of them had come when the last sync began [sync lock]
 
 cdef struct control_header_t:
     uint8_t magic[8]                        # b"pylogctl"

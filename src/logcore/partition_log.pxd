@@ -31,9 +31,11 @@ cdef class PartitionLog:
     cdef object unsaved_index                # (path, named epoch, footer position) of a segment just sealed
     cdef readonly unsigned long long appended_batches, appended_records, appended_bytes
 
-    cdef int append(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1
+    cdef int append(
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+    ) except -1
     cdef int append_locked(
-        self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
     ) except -1
     cdef int take_lock(self) except -1
     cdef int check_state(self) except -1
@@ -43,7 +45,9 @@ cdef class PartitionLog:
     cdef int drop_writer(self) except -1
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
     cdef void make_pages(self, uint64_t block) noexcept nogil
-    cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil
+    cdef int write(
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+    ) noexcept nogil
     cdef int roll(self) except -1
     cdef int sync_to(self, uint64_t end) except -1
     cdef int ensure_ready(self) except -1    # recovered, whoever has to do it

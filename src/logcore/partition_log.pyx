@@ -2,8 +2,9 @@
 """The ordered segments of one partition: append, roll, sync, and the states in which it refuses.
 
 The append section holds the partition's robust lock and makes no Python call: stage the new end, write,
-publish the end by one release store. A batch below PWRITE_FROM is copied into the mapping, a larger one goes
-by pwrite (first-touch faults cost more than the call). Invariant: what `end` covers is whole, and an errno
+publish the end by one release store. A batch below PWRITE_FROM is copied into the mapping, a larger one and
+one that is synced at once go by pwrite (faults cost more than the call: a first touch, or the first after a
+sync). Invariant: what `end` covers is whole, and an errno
 on the way leaves `end` and everything below it as they were.
 """
 
@@ -242,7 +243,9 @@ cdef class PartitionLog:
         if self.slot.end - atomic_load64(&self.slot.synced_end) >= <uint64_t> 1 << PAGES_BITS:
             write_all(self.fd, zeros, size, start)
 
-    cdef int write(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) noexcept nogil:
+    cdef int write(
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+    ) noexcept nogil:
         """The append section: 0 and the lock released, or NEEDS_ROLL or an errno and the lock still held."""
         cdef partition_slot_t* slot = self.slot
         cdef uint64_t position = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START
@@ -251,13 +254,14 @@ cdef class PartitionLog:
         cdef uint8_t* place
         cdef int64_t newest
         cdef int error
+        cdef bint by_pwrite = synced or length >= PWRITE_FROM
         if behind > self.segment_bytes:
             return NEEDS_ROLL
         if behind > slot.active_allocated:
             error = self.allocate(behind)
             if error:
                 return error
-        if length < PWRITE_FROM and (behind_batch - 1) >> PAGES_BITS != (position - 1) >> PAGES_BITS:
+        if not by_pwrite and (behind_batch - 1) >> PAGES_BITS != (position - 1) >> PAGES_BITS:
             self.make_pages((behind_batch - 1) >> PAGES_BITS)
         failpoint("append.locked")
         base_offset[0] = slot.next_offset
@@ -271,7 +275,7 @@ cdef class PartitionLog:
         failpoint("append.staged_end")
         atomic_storei64(&slot.writing_next_offset, next_offset_of(batch))
         failpoint("append.staged")
-        if length >= PWRITE_FROM:
+        if by_pwrite:
             error = write_all(self.fd, batch, length, position)
             if error:
                 store64(self.map + position, 0)
@@ -299,16 +303,19 @@ cdef class PartitionLog:
         full_fence()                                      # pairs with mark_waiting() and with the sync leader
         if atomic_loadi64(&slot.first_unsynced_at) == 0:
             note_unsynced(self.sync, self.partition)
-            if self.service is not None:
-                self.service.nudge()
+            if self.service is not None and self.sync.interval_ns:
+                self.service.wake_within(self.sync.interval_ns)
         if atomic_load32(&self.control.header.waiting):
             self.control.ring()
         return 0
 
-    cdef int append(self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end) except -1:
+    cdef int append(
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+    ) except -1:
         """Append one encoded batch; `base_offset` and `end` (byte_pos behind it) are then its place.
 
-        The caller's buffer gets its header completed. Visible on return; not synced.
+        The caller's buffer gets its header completed. Visible on return; `synced` says that the caller syncs
+        it at once, which this does not.
         """
         if self.read_only:
             raise ReadOnlyError("the engine was opened with read_only=True")
@@ -319,7 +326,7 @@ cdef class PartitionLog:
             )
         if self.max_unsynced_bytes:
             self.hold_back()
-        self.append_locked(batch, length, base_offset, end)
+        self.append_locked(batch, length, synced, base_offset, end)
         self.appended_batches += 1
         self.appended_records += load32(batch + BH_RECORD_COUNT)
         self.appended_bytes += length
@@ -328,7 +335,7 @@ cdef class PartitionLog:
         return 0
 
     cdef int append_locked(
-        self, uint8_t* batch, uint32_t length, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
     ) except -1:
         cdef int result
         cdef uint64_t sealed_end
@@ -336,9 +343,9 @@ cdef class PartitionLog:
             self.take_lock()
             if length >= PWRITE_FROM:
                 with nogil:
-                    result = self.write(batch, length, base_offset, end)
+                    result = self.write(batch, length, synced, base_offset, end)
             else:
-                result = self.write(batch, length, base_offset, end)
+                result = self.write(batch, length, synced, base_offset, end)
             if result == 0:
                 return 0
             if result == NEEDS_ROLL and self.slot.sealed_base_offset < 0:
@@ -378,6 +385,11 @@ cdef class PartitionLog:
             with nogil:
                 error = sync_partition(self.sync, self.partition, end)
             if error == 0:
+                # others appended meanwhile, and the service may just have looked when it was clean
+                if self.sync.interval_ns and self.service is not None and (
+                    atomic_loadi64(&self.slot.first_unsynced_at)
+                ):
+                    self.service.wake_within(self.sync.interval_ns)
                 return 0
             if error != EAGAIN:
                 raise DurabilityError(
@@ -399,7 +411,7 @@ cdef class PartitionLog:
         store32(mark + BH_ATTRIBUTES, <uint32_t> ATTR_MARK)
         storei64(mark + BH_BASE_TIMESTAMP, clock_ns(CLOCK_REALTIME))
         store64(mark + BH_BODY_CHECKSUM, xxh3(mark, 0))
-        self.append_locked(mark, BATCH_HEADER_BYTES, &offset, &end)
+        self.append_locked(mark, BATCH_HEADER_BYTES, True, &offset, &end)
         self.sync_to(end)
 
     # ---- rolling --------------------------------------------------------------------------------------

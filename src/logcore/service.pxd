@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The two native threads of an engine."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from logcore.linux cimport pthread_mutex_t
 from logcore.processes cimport Registry
@@ -23,6 +23,7 @@ cdef struct service_t:                      # all that the threads touch; malloc
     topic_sync_t* serving                   # being synced just now, without topics_lock
     uint32_t topics_moved                   # a topic left: one may have been passed over
     uint32_t sync_word                      # futex, private: sync_state
+    int64_t sleeps_until                    # CLOCK_BOOTTIME; of the sleep that SYNC_ASLEEP means
     # ---- the watch thread
     pthread_t watch_thread
     registry_slot_t* slots
@@ -46,4 +47,5 @@ cdef class Service:
 
     cdef int add_topic(self, topic_sync_t* topic) except -1      # from now on its interval duty is served
     cdef int remove_topic(self, topic_sync_t* topic) except -1   # returns when no thread touches it any more
-    cdef void nudge(self) noexcept nogil                         # a clean partition became dirty
+    cdef void nudge(self) noexcept nogil                         # there is something to sync at once
+    cdef void wake_within(self, int64_t interval_ns) noexcept nogil   # something is due that much from now

@@ -123,7 +123,7 @@ cdef enum:
 cdef void* sync_main(void* argument) noexcept nogil:
     cdef service_t* service = <service_t*> argument
     cdef int64_t due
-    while True:
+    while True:                              # awake first, then looking: pairs with wake_within()
         pylog_exchange(&service.sync_word, SYNC_AWAKE)
         if slot_load32(&service.stop):
             return NULL
@@ -132,6 +132,7 @@ cdef void* sync_main(void* argument) noexcept nogil:
             continue
         if due < 0 or due > LONGEST_SLEEP_NS:
             due = LONGEST_SLEEP_NS
+        slot_storei64(&service.sleeps_until, clock_ns(CLOCK_BOOTTIME) + due)
         if pylog_set_if(&service.sync_word, SYNC_AWAKE, SYNC_ASLEEP):
             futex_wait(&service.sync_word, SYNC_ASLEEP, due)
 
@@ -405,6 +406,13 @@ cdef class Service:
 
     cdef void nudge(self) noexcept nogil:
         wake_sync(self.state)
+
+    cdef void wake_within(self, int64_t interval_ns) noexcept nogil:
+        """Call it when the dirty bit is set. Most often the thread wakes early enough by itself."""
+        if slot_load32(&self.state.sync_word) != SYNC_ASLEEP or (
+            slot_loadi64(&self.state.sleeps_until) > clock_ns(CLOCK_BOOTTIME) + interval_ns
+        ):
+            wake_sync(self.state)
 
     # ---- asyncio --------------------------------------------------------------------------------------
 

@@ -1,9 +1,14 @@
 # cython: language_level=3
 """Syncing a partition: group commit with one leader, interval duty, poison. No GIL, no Python objects."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from logcore.control cimport control_header_t, partition_slot_t
+
+cdef struct kept_file_t:                    # the descriptor by which this process syncs a partition
+    int64_t base_offset                     # of its segment
+    uint32_t named_epoch
+    int fd                                  # -1: none
 
 cdef struct topic_sync_t:                   # one per opened topic and engine; owned by its TopicLog
     control_header_t* header
@@ -13,7 +18,7 @@ cdef struct topic_sync_t:                   # one per opened topic and engine; o
     int partitions
     int64_t interval_ns                     # 0: no interval duty (durability "os")
     uint64_t syncs                          # fdatasyncs led by this engine, for metrics
-    uint64_t last_round_writers             # callers the last sync answered: the next leader waits for them
+    kept_file_t* kept                       # one per partition; whoever holds its sync lock may use it
 
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
 # returns when byte_pos `target` is on disk: 0; EAGAIN where a roller died (take the append lock, which mends,
@@ -22,6 +27,10 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
 cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
 # syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due,
 # or -1
+
+cdef int keep_files(topic_sync_t* topic) except -1
+cdef void drop_files(topic_sync_t* topic) noexcept nogil
+# makes room for `kept`; closes and frees it when nobody syncs any more
 
 cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil
 # after publishing and a full fence: starts the clock of the oldest unsynced byte and sets the dirty bit

@@ -10,6 +10,7 @@ and of the directory where a segment is new.
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc
 
 from logcore.control cimport (
     PARTITION_POISONED, PARTITION_READY, atomic_add, atomic_load32, atomic_load64, atomic_loadi64, atomic_or,
@@ -34,6 +35,7 @@ cdef extern from *:
     int sched_yield() nogil
 
 cdef enum:
+    MOST_KEPT_FILES = 256           # by all topics of this process; beyond it a file is opened for each sync
     LINGER_NS = 60_000              # most that a leader waits for the writers of the last round
     SNAPSHOT_TRIES = 10_000
     WAIT_NS = 50_000_000            # a waiter looks again after so long, in case the leader died
@@ -45,6 +47,36 @@ cdef struct snapshot_t:             # what of a partition belongs together at on
     uint32_t active_named_epoch
     int64_t sealed_base_offset
     uint32_t sealed_named_epoch
+
+
+cdef uint32_t kept_files = 0        # descriptors that this process keeps
+
+
+cdef int keep_files(topic_sync_t* topic) except -1:
+    cdef int i
+    topic.kept = <kept_file_t*> malloc(topic.partitions * sizeof(kept_file_t))
+    if topic.kept is NULL:
+        raise MemoryError()
+    for i in range(topic.partitions):
+        topic.kept[i].fd = -1
+    return 0
+
+
+cdef void drop_files(topic_sync_t* topic) noexcept nogil:
+    cdef int i
+    if topic.kept is NULL:
+        return
+    for i in range(topic.partitions):
+        forget(&topic.kept[i])
+    free(topic.kept)
+    topic.kept = NULL
+
+
+cdef void forget(kept_file_t* kept) noexcept nogil:
+    if kept.fd >= 0:
+        close(kept.fd)
+        kept.fd = -1
+        atomic_add(&kept_files, <uint32_t> -1)
 
 
 cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil:
@@ -86,18 +118,28 @@ cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
 cdef int sync_file(
     topic_sync_t* topic, int partition, int64_t base_offset, uint32_t named_epoch
 ) noexcept nogil:
+    """fdatasync by a descriptor that stays: it is told of every failed writeback since it was opened, once.
+
+    A name never comes to stand for another file that has unsynced bytes: a cut goes on under a new epoch.
+    """
     cdef char name[NAME_BYTES]
-    cdef int fd, error = 0
-    segment_name(name, partition, base_offset, named_epoch)
-    fd = openat(topic.directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
-    if fd < 0:
-        return errno
+    cdef kept_file_t* kept = &topic.kept[partition]
+    cdef int error = 0
+    if kept.fd < 0 or kept.base_offset != base_offset or kept.named_epoch != named_epoch:
+        forget(kept)
+        segment_name(name, partition, base_offset, named_epoch)
+        kept.fd = openat(topic.directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        if kept.fd < 0:
+            return errno
+        kept.base_offset, kept.named_epoch = base_offset, named_epoch
+        atomic_add(&kept_files, 1)
     error = failpoint_errno("sync.fdatasync")
-    if error == 0 and fdatasync(fd) != 0:
+    if error == 0 and fdatasync(kept.fd) != 0:
         error = errno
     if error and planted("retry_failed_sync"):
-        error = 0 if fdatasync(fd) == 0 else errno
-    close(fd)
+        error = 0 if fdatasync(kept.fd) == 0 else errno
+    if error or atomic_load32(&kept_files) > MOST_KEPT_FILES:
+        forget(kept)
     return error
 
 
@@ -121,6 +163,7 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef snapshot_t now
     cdef int error = 0
+    cdef uint32_t arrivals = atomic_load32(&slot.sync_arrivals)     # all of these published before they came
     if not take_snapshot(slot, &now):
         return EAGAIN
     failpoint("sync.begin")
@@ -136,6 +179,7 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
         return error
     failpoint("sync.done")
     topic.syncs += 1
+    expect_writers(slot, arrivals)
     if now.sealed_base_offset >= 0:         # a roll waits until this is -1, so nobody else changes it
         atomic_storei64(&slot.sealed_base_offset, -1)
     atomic_storei64(&slot.synced_offset, now.next_offset)
@@ -150,27 +194,44 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
     return 0
 
 
-cdef void linger(topic_sync_t* topic, partition_slot_t* slot) noexcept nogil:
-    """Give the writers whom the last sync answered a moment to be part of this one."""
+cdef void expect_writers(partition_slot_t* slot, uint32_t arrivals) noexcept nogil:
+    """Note how many came since the last sync began, and that those are answered who came before this one.
+
+    The expectation rises at once and falls one by one, since a writer that was late is mostly there again.
+    """
+    cdef uint32_t came = atomic_load32(&slot.sync_arrivals) - slot.sync_answered
+    if came >= slot.sync_writers:
+        slot.sync_writers = came
+    else:
+        slot.sync_writers -= 1
+    slot.sync_answered = arrivals
+
+
+cdef void linger(partition_slot_t* slot) noexcept nogil:
+    """Give the writers of the last round, in all processes, a moment to be part of this one."""
     cdef int64_t until
-    cdef uint64_t wanted = topic.last_round_writers
-    if wanted <= 1:
+    if slot.sync_writers <= 1:
         return
     until = clock_ns(CLOCK_MONOTONIC) + LINGER_NS
-    while atomic_load32(&slot.sync_waiters) + 1 < wanted and clock_ns(CLOCK_MONOTONIC) < until:
+    while atomic_load32(&slot.sync_arrivals) - slot.sync_answered < slot.sync_writers:
+        if clock_ns(CLOCK_MONOTONIC) >= until:
+            return
         sched_yield()
 
 
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef uint32_t seen_round
-    cdef bint led
+    cdef bint led, came = False
     cdef int error
     while True:
         if atomic_load64(&slot.synced_end) >= target:
             return 0
         if atomic_load32(&slot.state) == PARTITION_POISONED:
             return EIO
+        if not came:
+            atomic_add(&slot.sync_arrivals, 1)
+            came = True
         seen_round = atomic_load32(&slot.sync_round)
         error = pthread_mutex_trylock(&slot.sync_lock)
         if error == EBUSY:
@@ -187,9 +248,8 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
         error = 0
         led = atomic_load64(&slot.synced_end) < target
         if led:
-            linger(topic, slot)
+            linger(slot)
             error = lead(topic, partition)
-            topic.last_round_writers = atomic_load32(&slot.sync_waiters) + 1
         pthread_mutex_unlock(&slot.sync_lock)
         atomic_add(&slot.sync_round, 1)
         if atomic_load32(&slot.sync_waiters):
@@ -224,6 +284,9 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
             age = now - since if since else topic.interval_ns
             if age >= topic.interval_ns:
                 sync_partition(topic, partition, atomic_load64(&topic.slots[partition].end))
-            elif next_due < 0 or topic.interval_ns - age < next_due:
+                age = 0
+                if atomic_loadi64(&topic.slots[partition].first_unsynced_at) == 0:
+                    continue
+            if next_due < 0 or topic.interval_ns - age < next_due:
                 next_due = topic.interval_ns - age
     return next_due

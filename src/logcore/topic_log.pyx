@@ -28,6 +28,7 @@ from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordId, RecordIds, new_record_id
 from logcore.service cimport Service
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
+from logcore.sync cimport drop_files, keep_files
 
 import os
 
@@ -101,6 +102,7 @@ cdef class TopicLog:
         self.sync_state.slots = self.control.slots
         self.sync_state.dirty = self.control.dirty
         self.sync_state.partitions = partitions
+        keep_files(&self.sync_state)
         if self.durability == DURABILITY_INTERVAL:
             self.sync_state.interval_ns = sync_interval_ms * 1_000_000
         if service is not None and not read_only:
@@ -114,6 +116,7 @@ cdef class TopicLog:
         if self.served and self.service is not None:
             self.service.remove_topic(&self.sync_state)
             self.served = False
+        drop_files(&self.sync_state)
         if self.sync_state.directory_fd >= 0:
             close(self.sync_state.directory_fd)
             self.sync_state.directory_fd = -1
@@ -259,7 +262,7 @@ cdef class TopicLog:
             encode_single(
                 batch, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp
             )
-            log.append(batch, length, &offset, &end)
+            log.append(batch, length, policy == DURABILITY_SYNC, &offset, &end)
         finally:
             if batch is not stack:
                 free(batch)
@@ -289,7 +292,7 @@ cdef class TopicLog:
         cdef uint8_t* batch = builder.finish(
             self.codec, COMPRESSION_LEVEL, producer_id, producer_epoch, has_producer, &length
         )
-        log.append(batch, length, base_offset, &end)
+        log.append(batch, length, durability == DURABILITY_SYNC, base_offset, &end)
         builder.reset()
         if durability == DURABILITY_SYNC:
             log.sync_to(end)
