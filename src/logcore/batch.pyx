@@ -11,6 +11,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
+from cpython.object cimport PyObject_GenericGetAttr
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.batch_header cimport check_batch, check_body, next_offset_of
@@ -24,6 +25,8 @@ from logcore.format cimport *
 from logcore.record_headers cimport decode_headers
 from logcore.zstd cimport decompress_body
 
+import sys
+
 from logcore.errors import CorruptionError
 
 globals().update(RecordId=RecordId, RecordIds=RecordIds)      # cimport alone gives Python no name
@@ -31,6 +34,9 @@ globals().update(RecordId=RecordId, RecordIds=RecordIds)      # cimport alone gi
 cdef enum:
     KEEP_GIL_BYTES = 512 << 10           # hashing less takes under 20 us: not worth releasing the GIL
     REPR_BYTES = 40
+
+
+cdef str VALUE = sys.intern("value")
 
 
 cdef str shown(bytes data):
@@ -50,6 +56,12 @@ cdef class Record:
 
     def __init__(self):
         raise TypeError("records come from consumers and read(), not from a constructor")
+
+    def __getattribute__(self, name):
+        # nearly all that is ever asked for: without the search through types and descriptors
+        if name is VALUE:
+            return self.batch.value_at(self.index)
+        return PyObject_GenericGetAttr(self, name)
 
     @property
     def topic(self):

@@ -177,7 +177,8 @@ cdef class PartitionLog:
         cdef void* mapping
         if self.map is NULL:
             make_room_for_writer()
-            open_writers.append(self)
+            if self not in open_writers:
+                open_writers.append(self)
         self.close_writer()
         segment_name(name, self.partition, self.slot.active_base_offset, self.slot.active_named_epoch)
         path = f"{self.directory}/{os.path.basename(os.fsdecode(name))}"
@@ -351,6 +352,7 @@ cdef class PartitionLog:
             if result == NEEDS_ROLL and self.slot.sealed_base_offset < 0:
                 try:
                     self.roll()
+                    self.open_writer()   # unmaps what is sealed: syncing mapped pages interrupts us for each
                 finally:
                     self.control.unlock(self.partition)
                 if self.service is not None:

@@ -8,7 +8,7 @@ byte behind `file_limit` and none behind the caller's limit is read.
 """
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -180,8 +180,8 @@ cdef class Segment:
         self.index_count += 1
         return 0
 
-    cdef int index_up_to(self, uint64_t limit) except -1:
-        """Extend the index to the batches that start before `limit`, where a batch or a footer ends."""
+    cdef int index_up_to(self, uint64_t limit, int64_t offset) except -1:
+        """Extend the index to the batches that start before `limit`, and no further than `offset`."""
         cdef uint64_t position = self.indexed_to
         cdef const uint8_t* p
         cdef int what
@@ -193,6 +193,8 @@ cdef class Segment:
         while position + BATCH_HEADER_BYTES <= limit:
             p = self.map + position
             what = what_stands(p, limit - position, self.salt, position)
+            if what == STANDS_BATCH and loadi64(p + BH_BASE_OFFSET) > offset:
+                break
             if what == STANDS_FOOTER:
                 self.index_complete = True
                 break
@@ -213,7 +215,7 @@ cdef class Segment:
 
     cdef uint64_t position_of(self, int64_t offset, uint64_t limit) except 0:
         """File position of the first batch that ends behind `offset`, else of the end (limit or footer)."""
-        self.index_up_to(limit)
+        self.index_up_to(limit, offset)
         cdef uint32_t low = 0, high = self.index_count, middle
         cdef uint64_t position = SEGMENT_DATA_START
         cdef const uint8_t* p
@@ -238,7 +240,7 @@ cdef class Segment:
 
     cdef uint64_t position_of_time(self, int64_t timestamp, uint64_t limit) except 0:
         """File position from where walking finds the first record with a timestamp >= `timestamp`."""
-        self.index_up_to(limit)
+        self.index_up_to(limit, INT64_MAX)
         cdef uint32_t low = 0, high = self.index_count, middle
         while low < high:                  # the last entry before which everything is older
             middle = (low + high) // 2
@@ -259,7 +261,7 @@ cdef class Segment:
 
         It is a cache: an error is the caller's to ignore, and nothing is synced.
         """
-        self.index_up_to(end_position + FOOTER_PRODUCERS)
+        self.index_up_to(end_position + FOOTER_PRODUCERS, INT64_MAX)
         entries = (<const char*> self.index)[:self.index_count * sizeof(index_entry_t)]
         cdef uint8_t header[INDEX_HEADER_BYTES]
         memset(header, 0, INDEX_HEADER_BYTES)
