@@ -1,4 +1,4 @@
-"""Random operations on the real engine against a model of lists: what is in stays in, as it was, in its order."""
+"""Random operations on the real engine against a model of lists: what is in stays in, as it was, in order."""
 
 from __future__ import annotations
 

@@ -47,6 +47,38 @@ READ_ONLY_POLL_SECONDS = 0.05
 """Who writes nothing cannot ask to be woken."""
 
 
+class Batches:
+    """An iterator of RecordBatch that is an Arrow stream as well.
+
+    Whoever reads the stream (DuckDB, say) pulls on threads of its own, one at a time: a pull has the consumer
+    to itself and lets go of it, so that the next may come from any thread.
+    """
+
+    def __init__(self, batches: Iterator[RecordBatch], let_go: Callable[[], None]) -> None:
+        self._batches = batches
+        self._let_go = let_go
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> RecordBatch:
+        return next(self._batches)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        from logcore.arrow import export_stream
+
+        self._let_go()
+        return export_stream(self._pulled())
+
+    def _pulled(self) -> Iterator[RecordBatch]:
+        try:
+            for batch in self._batches:
+                self._let_go()
+                yield batch
+        finally:
+            self._let_go()
+
+
 class EmbeddedConsumer:
     """A consumer of an EmbeddedEngine. Belongs to the thread that uses it first, and raises in others."""
 
@@ -98,6 +130,11 @@ class EmbeddedConsumer:
             if self._thread is not None:
                 raise UnsupportedError("a consumer belongs to the thread that used it first: use one each")
             self._thread = thread
+
+    def _let_go(self) -> None:
+        """Belong to the thread that comes next, where this one has the consumer."""
+        if self._thread == threading.get_ident():
+            self._thread = None
 
     # ---- what is read -----------------------------------------------------------------------------------
 
@@ -274,8 +311,10 @@ class EmbeddedConsumer:
             self._assigned.cursors[TopicPartition(record.topic, record.partition)].position = record.offset
         self._ahead, self._given = [], 0
 
-    def batches(self, timeout: float | None = None) -> Iterator[RecordBatch]:
+    def batches(self, timeout: float | None = None) -> Batches:
         """Yield columnar batches without a copy; ends where nothing came for timeout seconds.
+
+        What it returns is also an Arrow stream, that pyarrow, Polars and DuckDB read: give a timeout then.
 
         Batches come whole: after a seek into the middle of one, `batch.offsets` tells which rows are earlier.
 
@@ -285,7 +324,7 @@ class EmbeddedConsumer:
         self._check()
         waiting = self._timeout if timeout is None else check_seconds(timeout, "timeout")
         self._give_back()
-        return self._batches(waiting)
+        return Batches(self._batches(waiting), self._let_go)
 
     def _batches(self, timeout: float | None) -> Iterator[RecordBatch]:
         while True:
