@@ -30,7 +30,7 @@ from logcore.linux cimport (
 from logcore.segment cimport (
     LARGEST_STEP, NAME_BYTES, fill_footer, segment_name,
 )
-from logcore.sync cimport note_unsynced, sync_partition
+from logcore.sync cimport SEALED_ONLY, note_unsynced, sync_partition
 
 import os
 
@@ -339,7 +339,6 @@ cdef class PartitionLog:
         self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
     ) except -1:
         cdef int result
-        cdef uint64_t sealed_end
         while True:
             self.take_lock()
             if length >= PWRITE_FROM:
@@ -358,11 +357,10 @@ cdef class PartitionLog:
                 if self.service is not None:
                     self.service.nudge()           # so that the seal is on disk before the next roll needs it
                 continue
-            sealed_end = self.slot.sealed_end
             self.control.unlock(self.partition)
             if result != NEEDS_ROLL:
                 raise_os_error(result, self.directory)
-            self.sync_to(sealed_end + 1)       # two segments may not be unsynced at once; + 1: its footer too
+            self.sync_to(SEALED_ONLY)          # two segments may not be unsynced at once
 
     cdef int hold_back(self) except -1:
         """Wait for a sync where too much, or something too old, is not on disk yet ("interval")."""
@@ -377,7 +375,7 @@ cdef class PartitionLog:
         return 0
 
     cdef int sync_to(self, uint64_t end) except -1:
-        """Return once byte_pos `end` is on disk. Raises DurabilityError; the partition is then poisoned."""
+        """Return once byte_pos `end` (or what is sealed) is on disk. Raises DurabilityError; the partition is then poisoned."""
         cdef int error
         if planted("ack_before_sync"):
             return 0

@@ -20,6 +20,9 @@ cdef struct topic_sync_t:                   # one per opened topic and engine; o
     uint64_t syncs                          # fdatasyncs led by this engine, for metrics
     kept_file_t* kept                       # one per partition; whoever holds its sync lock may use it
 
+cdef enum:
+    SEALED_ONLY = 0                         # as a target: the sealed segment, not the one that is appended to
+
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
 # returns when byte_pos `target` is on disk: 0; EAGAIN where a roller died (take the append lock, which mends,
 # and try again); else an errno after poisoning the partition for everybody

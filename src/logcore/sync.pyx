@@ -46,6 +46,7 @@ cdef struct snapshot_t:             # what of a partition belongs together at on
     int64_t active_base_offset
     uint32_t active_named_epoch
     int64_t sealed_base_offset
+    uint64_t sealed_end
     uint32_t sealed_named_epoch
 
 
@@ -108,6 +109,7 @@ cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
         out.active_base_offset = atomic_loadi64(&slot.active_base_offset)
         out.active_named_epoch = atomic_load32(&slot.active_named_epoch)
         out.sealed_base_offset = atomic_loadi64(&slot.sealed_base_offset)
+        out.sealed_end = atomic_load64(&slot.sealed_end)
         out.sealed_named_epoch = atomic_load32(&slot.sealed_named_epoch)
         full_fence()
         if atomic_load64(&slot.end) == out.end and atomic_load32(&slot.rolls) == rolls:
@@ -158,8 +160,8 @@ cdef int sync_directory(topic_sync_t* topic, int partition) noexcept nogil:
     return error
 
 
-cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
-    """Sync what is published now; the sync lock is held. 0 or an errno."""
+cdef int lead(topic_sync_t* topic, int partition, bint sealed_only) noexcept nogil:
+    """Sync what is published now, or what is sealed of it; the sync lock is held. 0 or an errno."""
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef snapshot_t now
     cdef int error = 0
@@ -172,13 +174,21 @@ cdef int lead(topic_sync_t* topic, int partition) noexcept nogil:
         if error == 0:
             error = sync_directory(topic, partition)
     failpoint("sync.sealed")
-    if error == 0:
+    if error == 0 and not sealed_only:
         error = sync_file(topic, partition, now.active_base_offset, now.active_named_epoch)
     if error:
         atomic_store32(&slot.state, PARTITION_POISONED)
         return error
     failpoint("sync.done")
     topic.syncs += 1
+    if sealed_only:
+        # what is unsynced now is younger than first_unsynced_at says: it is synced too early, never too late
+        if now.sealed_base_offset >= 0:
+            atomic_storei64(&slot.synced_offset, now.active_base_offset)
+            atomic_store64(&slot.synced_end, now.sealed_end)
+            failpoint("sync.sealed_stated")
+            atomic_storei64(&slot.sealed_base_offset, -1)
+        return 0
     expect_writers(slot, arrivals)
     if now.sealed_base_offset >= 0:         # a roll waits until this is -1, so nobody else changes it
         atomic_storei64(&slot.sealed_base_offset, -1)
@@ -219,24 +229,30 @@ cdef void linger(partition_slot_t* slot) noexcept nogil:
         sched_yield()
 
 
+cdef bint is_synced(partition_slot_t* slot, uint64_t target) noexcept nogil:
+    if target == SEALED_ONLY:
+        return atomic_loadi64(&slot.sealed_base_offset) < 0
+    return atomic_load64(&slot.synced_end) >= target
+
+
 cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     cdef uint32_t seen_round
     cdef bint led, came = False
     cdef int error
     while True:
-        if atomic_load64(&slot.synced_end) >= target:
+        if is_synced(slot, target):
             return 0
         if atomic_load32(&slot.state) == PARTITION_POISONED:
             return EIO
-        if not came:
+        if not came and target != SEALED_ONLY:
             atomic_add(&slot.sync_arrivals, 1)
             came = True
         seen_round = atomic_load32(&slot.sync_round)
         error = pthread_mutex_trylock(&slot.sync_lock)
         if error == EBUSY:
             atomic_add(&slot.sync_waiters, 1)
-            if atomic_load64(&slot.synced_end) < target:
+            if not is_synced(slot, target):
                 futex_wait(&slot.sync_round, seen_round, WAIT_NS)
             atomic_add(&slot.sync_waiters, <uint32_t> -1)
             continue
@@ -246,10 +262,11 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
         elif error:
             return error
         error = 0
-        led = atomic_load64(&slot.synced_end) < target
+        led = not is_synced(slot, target)
         if led:
-            linger(slot)
-            error = lead(topic, partition)
+            if target != SEALED_ONLY:
+                linger(slot)
+            error = lead(topic, partition, target == SEALED_ONLY)
         pthread_mutex_unlock(&slot.sync_lock)
         atomic_add(&slot.sync_round, 1)
         if atomic_load32(&slot.sync_waiters):
@@ -276,9 +293,9 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
             partition = word * 64 + bit
             if atomic_load32(&topic.slots[partition].state) != PARTITION_READY:
                 continue
-            if topic.interval_ns == 0:               # only a seal is our business: the next roll waits for it
-                if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:
-                    sync_partition(topic, partition, atomic_load64(&topic.slots[partition].sealed_end) + 1)
+            if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:      # the next roll waits for it
+                sync_partition(topic, partition, SEALED_ONLY)
+            if topic.interval_ns == 0:
                 continue
             since = atomic_loadi64(&topic.slots[partition].first_unsynced_at)
             age = now - since if since else topic.interval_ns
