@@ -1,7 +1,8 @@
 """What processes say that they do and see, in a file that outlives them: the checker's only witness.
 
-A line is one write to an O_APPEND file, so that a kill leaves whole lines only. Times are CLOCK_MONOTONIC,
-the same for all processes.
+A line is one write to an O_APPEND file. A kill may end that write between two pages, so a line begins with a
+newline: what a dead process did not finish saying stands on a line of its own, and was not said. Times are
+CLOCK_MONOTONIC, the same for all processes.
 """
 
 from __future__ import annotations
@@ -25,17 +26,27 @@ class Journal:
 
     def say(self, what: str, **facts: Any) -> None:
         line = {"what": what, "by": self.writer, "at": time.monotonic_ns()} | facts
-        os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        os.write(self._fd, b"\n" + json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
 
 def read_journal(path: Path, position: int = 0) -> tuple[list[Line], int]:
-    """Return the whole lines from a byte position on, and the position behind them."""
+    """Return what was said as a whole from a byte position on, and the position behind it."""
     if not path.exists():
         return [], position
     with path.open("rb") as file:
         file.seek(position)
         lines = file.read().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines], position + sum(len(line) + 1 for line in lines)
+    said = [parse(line) for line in lines]
+    return [line for line in said if line], position + sum(len(line) + 1 for line in lines)
+
+
+def parse(line: bytes) -> Line:
+    """Return what a line says; a line between two, and what a kill cut off, says nothing."""
+    try:
+        found: Line = json.loads(line)
+    except ValueError:
+        return {}
+    return found
 
 
 def value_of(batch: str, index: int, count: int, size: int) -> bytes:
