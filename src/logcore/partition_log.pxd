@@ -8,6 +8,7 @@ from logcore.service cimport Service
 from logcore.sync cimport topic_sync_t
 
 cdef class PartitionLog:
+    cdef object __weakref__
     cdef ControlFile control
     cdef partition_slot_t* slot              # in the control file; our own memory if read-only without one
     cdef partition_slot_t* private_slot

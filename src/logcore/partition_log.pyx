@@ -33,6 +33,7 @@ from logcore.segment cimport (
 from logcore.sync cimport SEALED_ONLY, note_unsynced, sync_partition
 
 import os
+from weakref import ref
 
 from logcore.errors import (
     ClosedError, DiskFullError, DurabilityError, LockTimeoutError, PylogError, ReadOnlyError,
@@ -48,7 +49,7 @@ cdef enum:
 
 
 cdef uint8_t zeros[1 << PAGES_BITS]
-cdef list open_writers = []      # the PartitionLogs of this process that hold a file, in the order of opening
+cdef list open_writers = []      # weak references to the PartitionLogs that hold a file, in the order of opening
 
 
 cdef int make_room_for_writer() except -1:
@@ -58,7 +59,9 @@ cdef int make_room_for_writer() except -1:
     if len(open_writers) < MOST_WRITERS:
         return 0
     for i in range(len(open_writers)):
-        oldest = <PartitionLog> open_writers[i]
+        oldest = <PartitionLog> open_writers[i]()
+        if oldest is None:                           # going away just now, with its topic
+            continue
         if oldest.control.header is not NULL:
             error = oldest.control.try_lock(oldest.partition)
             if error == EBUSY:                       # in use just now: take the next
@@ -177,8 +180,9 @@ cdef class PartitionLog:
         cdef void* mapping
         if self.map is NULL:
             make_room_for_writer()
-            if self not in open_writers:
-                open_writers.append(self)
+            if ref(self) not in open_writers:
+                # weak, since nothing may be asked of a log whose topic is gone, be it without a close()
+                open_writers.append(ref(self, open_writers.remove))
         self.close_writer()
         segment_name(name, self.partition, self.slot.active_base_offset, self.slot.active_named_epoch)
         path = f"{self.directory}/{os.path.basename(os.fsdecode(name))}"
@@ -207,8 +211,8 @@ cdef class PartitionLog:
     cdef int drop_writer(self) except -1:
         """Close the writer for good; the caller makes sure that nobody appends through us."""
         self.close_writer()
-        if self in open_writers:
-            open_writers.remove(self)
+        if ref(self) in open_writers:
+            open_writers.remove(ref(self))
         return 0
 
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil:

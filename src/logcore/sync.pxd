@@ -32,8 +32,9 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
 # or -1
 
 cdef int keep_files(topic_sync_t* topic) except -1
+cdef void close_files(topic_sync_t* topic) noexcept nogil
 cdef void drop_files(topic_sync_t* topic) noexcept nogil
-# makes room for `kept`; closes and frees it when nobody syncs any more
+# makes room for `kept`; closes what is kept, where threads may still sync; frees it, when none can any more
 
 cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil
 # after publishing and a full fence: starts the clock of the oldest unsynced byte and sets the dirty bit

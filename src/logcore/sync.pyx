@@ -19,7 +19,7 @@ from logcore.control cimport (
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.linux cimport (
     CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW,
-    O_RDONLY, O_RDWR, clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, openat,
+    O_RDONLY, O_RDWR, clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, mutex_lock_within, openat,
     pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
 )
 from logcore.segment cimport NAME_BYTES, segment_name
@@ -38,6 +38,7 @@ cdef enum:
     MOST_KEPT_FILES = 256           # by all topics of this process; beyond it a file is opened for each sync
     LINGER_NS = 60_000              # most that a leader waits for the writers of the last round
     SNAPSHOT_TRIES = 10_000
+    CLOSE_WAIT_NS = 1_000_000_000   # most that closing waits for a sync of another process
     WAIT_NS = 50_000_000            # a waiter looks again after so long, in case the leader died
 
 cdef struct snapshot_t:             # what of a partition belongs together at one instant
@@ -61,6 +62,20 @@ cdef int keep_files(topic_sync_t* topic) except -1:
     for i in range(topic.partitions):
         topic.kept[i].fd = -1
     return 0
+
+
+cdef void close_files(topic_sync_t* topic) noexcept nogil:
+    cdef int i, error
+    for i in range(topic.partitions):
+        if topic.kept[i].fd < 0:
+            continue
+        error = mutex_lock_within(&topic.slots[i].sync_lock, CLOSE_WAIT_NS)
+        if error == EOWNERDEAD:
+            pthread_mutex_consistent(&topic.slots[i].sync_lock)
+        elif error:                          # a stopped process leads: drop_files() will close it
+            continue
+        forget(&topic.kept[i])
+        pthread_mutex_unlock(&topic.slots[i].sync_lock)
 
 
 cdef void drop_files(topic_sync_t* topic) noexcept nogil:
@@ -177,7 +192,8 @@ cdef int lead(topic_sync_t* topic, int partition, bint sealed_only) noexcept nog
     if error == 0 and not sealed_only:
         error = sync_file(topic, partition, now.active_base_offset, now.active_named_epoch)
     if error:
-        atomic_store32(&slot.state, PARTITION_POISONED)
+        if topic.directory_fd >= 0:         # else another thread closed the topic: the disk did not fail
+            atomic_store32(&slot.state, PARTITION_POISONED)
         return error
     failpoint("sync.done")
     topic.syncs += 1

@@ -62,7 +62,7 @@ cdef class TopicLog:
         Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
         int policy,
     )
-    cdef int detach(self) except -1
+    cdef int detach(self, bint shared) except -1             # shared: other threads may be in a call of ours
     cdef PartitionLog log_even_closed(self, int partition)
     cdef BatchBuilder take_builder(self)
     cdef void give_builder(self, BatchBuilder builder)

@@ -28,7 +28,7 @@ from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordId, RecordIds, new_record_id
 from logcore.service cimport Service
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
-from logcore.sync cimport drop_files, keep_files
+from logcore.sync cimport close_files, drop_files, keep_files
 
 import os
 
@@ -110,16 +110,21 @@ cdef class TopicLog:
             self.served = True
 
     def __dealloc__(self):
-        self.detach()
+        self.detach(False)
 
-    cdef int detach(self) except -1:
+    cdef int detach(self, bint shared) except -1:
         if self.served and self.service is not None:
             self.service.remove_topic(&self.sync_state)
             self.served = False
-        drop_files(&self.sync_state)
-        if self.sync_state.directory_fd >= 0:
-            close(self.sync_state.directory_fd)
-            self.sync_state.directory_fd = -1
+        cdef int fd = self.sync_state.directory_fd
+        self.sync_state.directory_fd = -1
+        if not shared:
+            drop_files(&self.sync_state)
+        elif self.registry.forks == fork_count():
+            with nogil:
+                close_files(&self.sync_state)
+        if fd >= 0:
+            close(fd)
         return 0
 
     def close(self) -> None:
@@ -132,7 +137,7 @@ cdef class TopicLog:
                 self.sync()
                 self.control.close_clean(self.mark_ends)
         finally:
-            self.detach()
+            self.detach(True)
             for log in self.logs:
                 if log is not None:
                     (<PartitionLog> log).drop_writer()
