@@ -166,6 +166,30 @@ def test_closing_gives_everything_back(data: Path) -> None:
     assert held() == before
 
 
+def test_an_engine_that_nobody_closed_is_synced_and_let_go(data: Path, engine: pylog.Engine) -> None:
+    engine.create_topic("slow", partitions=2, sync_interval_ms=3_600_000)
+    dropped = pylog.open(data)
+    dropped.append("slow", b"x", partition=1)
+    assert engine.synced_offset("slow", 1) == 0
+    del dropped
+    gc.collect()
+    assert engine.synced_offset("slow", 1) == 1
+
+
+def test_more_writers_than_are_kept_open_do_not_meet_those_of_an_engine_that_is_gone(data: Path) -> None:
+    for topic in ("a", "b"):
+        dropped = pylog.open(data)
+        dropped.create_topic(topic, partitions=150)
+        for partition in range(150):
+            dropped.append(topic, b"x", partition=partition)
+        del dropped
+        gc.collect()
+    with pylog.open(data) as engine:
+        for topic in ("a", "b"):
+            for partition in range(150):
+                assert engine.append(topic, b"y", partition=partition).offset == 1
+
+
 # ---- appending -----------------------------------------------------------------------------------------
 
 

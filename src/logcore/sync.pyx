@@ -309,7 +309,8 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
             partition = word * 64 + bit
             if atomic_load32(&topic.slots[partition].state) != PARTITION_READY:
                 continue
-            if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:      # the next roll waits for it
+            if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:
+                # the next roll waits for it
                 sync_partition(topic, partition, SEALED_ONLY)
             if topic.interval_ns == 0:
                 continue

@@ -5,11 +5,12 @@ Chooses partitions, builds batches and hands them to the partitions' logs; knows
 files. Invariant: a value, key or partition of a wrong type or size is refused before anything is appended.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from logcore.builder cimport BatchBuilder
@@ -28,7 +29,7 @@ from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordId, RecordIds, new_record_id
 from logcore.service cimport Service
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
-from logcore.sync cimport close_files, drop_files, keep_files
+from logcore.sync cimport close_files, drop_files, keep_files, sync_due
 
 import os
 
@@ -62,6 +63,7 @@ cdef int64_t check_timestamp(object timestamp) except? -1:
     return timestamp
 
 
+@cython.no_gc_clear          # __dealloc__ needs the service and the control file
 cdef class TopicLog:
     """One opened topic. Threads may share it; readers and appends of any process meet in its files.
 
@@ -110,6 +112,10 @@ cdef class TopicLog:
             self.served = True
 
     def __dealloc__(self):
+        if self.served and not self.closed and self.service.forks == fork_count():
+            # nobody closed it, and from now on nobody keeps its interval
+            with nogil:
+                sync_due(&self.sync_state, INT64_MAX)
         self.detach(False)
 
     cdef int detach(self, bint shared) except -1:
