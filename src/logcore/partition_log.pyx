@@ -49,7 +49,7 @@ cdef enum:
 
 
 cdef uint8_t zeros[1 << PAGES_BITS]
-cdef list open_writers = []      # weak references to the PartitionLogs that hold a file, in the order of opening
+cdef list open_writers = []      # weak references to the PartitionLogs that hold a file, first opened first
 
 
 cdef int make_room_for_writer() except -1:
@@ -379,7 +379,7 @@ cdef class PartitionLog:
         return 0
 
     cdef int sync_to(self, uint64_t end) except -1:
-        """Return once byte_pos `end`, or what is sealed, is on disk. Raises DurabilityError: it is poisoned."""
+        """Return once byte_pos `end`, or what is sealed, is on disk. Raises DurabilityError, and poisons then."""
         cdef int error
         if planted("ack_before_sync"):
             return 0
