@@ -379,7 +379,7 @@ cdef class PartitionLog:
         return 0
 
     cdef int sync_to(self, uint64_t end) except -1:
-        """Return once byte_pos `end`, or what is sealed, is on disk. Raises DurabilityError: poisoned then."""
+        """Return once byte_pos `end`, or what is sealed, is on disk. Raises DurabilityError: poisoned."""
         cdef int error
         if planted("ack_before_sync"):
             return 0
