@@ -171,6 +171,8 @@ def parse_batch(data: bytes, position: int, salt: int) -> Batch:
         span = struct.unpack_from("<q", block_data, at)[0]
         if span < count:
             raise BrokenError("offset span below the record count")
+    if not 0 <= synced <= base <= base + span <= 2**62:
+        raise BrokenError("offsets that nobody can have written")
     body = data[position + 64 + blocks : position + total]
     return Batch(
         position, total, base, count, attributes, epoch, raw, timestamp, synced, body_checksum,
@@ -359,6 +361,8 @@ def parse_footer(data: bytes, position: int, salt: int) -> Footer:
         raise BrokenError("checksum of the footer")
     if xxh3(footer[128:]) != body_checksum:
         raise BrokenError("checksum of the producer table")
+    if not 0 <= synced <= end <= 2**62:
+        raise BrokenError("offsets that nobody can have written")
     producers = []
     for at in range(256, total, 64):
         ident, epoch, _, first, last, offset, time = struct.unpack_from("<QIIqqqq", footer, at)

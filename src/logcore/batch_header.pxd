@@ -56,7 +56,22 @@ cdef inline bint check_batch(
         return False
     if count > MAX_RECORDS_PER_BATCH or (count == 0) != ((attributes >> 31) != 0):
         return False
-    return batch_checksum(batch, blocks, salt, position) == load64(batch + BH_CHECKSUM)
+    if batch_checksum(batch, blocks, salt, position) != load64(batch + BH_CHECKSUM):
+        return False
+    return offsets_are_possible(batch, attributes, count)
+
+
+cdef inline bint offsets_are_possible(
+    const uint8_t* batch, uint32_t attributes, uint32_t count
+) noexcept nogil:
+    """True where no sum of offsets overflows and no more is called synced than was written before."""
+    cdef int64_t base = loadi64(batch + BH_BASE_OFFSET)
+    cdef int64_t span = count
+    if attributes & ATTR_BLOCK_OFFSET_SPAN:
+        span = loadi64(batch + block_position(attributes, ATTR_BLOCK_OFFSET_SPAN))
+    if not 0 <= base <= MAX_OFFSET or not <int64_t> count <= span <= MAX_OFFSET - base:
+        return False
+    return 0 <= loadi64(batch + BH_SYNCED_OFFSET) <= base
 
 
 cdef inline bint check_body(const uint8_t* batch) noexcept nogil:
@@ -80,6 +95,8 @@ cdef inline bint check_footer(
     if total != FOOTER_PRODUCERS + <uint64_t> load32(footer + FT_PRODUCER_COUNT) * PRODUCER_ENTRY_BYTES:
         return False
     if header_checksum(footer, FT_CHECKSUM, salt, position) != load64(footer + FT_CHECKSUM):
+        return False
+    if not 0 <= loadi64(footer + FT_SYNCED_OFFSET) <= loadi64(footer + FT_END_OFFSET) <= MAX_OFFSET:
         return False
     return xxh3(footer + FOOTER_FIXED_BYTES, total - FOOTER_FIXED_BYTES) == load64(footer + FT_BODY_CHECKSUM)
 

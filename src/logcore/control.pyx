@@ -13,10 +13,9 @@ from libc.string cimport memcmp, memcpy
 from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
     EOWNERDEAD, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL,
-    O_NOFOLLOW, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close as close_file, file_bytes, mmap, munmap,
-    mutex_lock_within, open as open_file, posix_fallocate, pthread_mutex_consistent, pthread_mutex_trylock,
-    pthread_mutex_unlock,
-    robust_mutex_init,
+    O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close as close_file, file_bytes, mmap,
+    munmap, mutex_lock_within, open as open_file, posix_fallocate, pthread_mutex_consistent,
+    pthread_mutex_trylock, pthread_mutex_unlock, robust_mutex_init,
 )
 from logcore.processes cimport REGISTRY_SLOTS, Registry
 
@@ -25,7 +24,7 @@ import secrets
 from pathlib import Path
 
 from logcore.errors import DiskFullError, FormatError
-from logcore.whole_files import locked_directory, place_file, remove_leftovers
+from logcore.whole_files import clear_error, locked_directory, place_file, remove_leftovers
 
 CLEAN_MARKER = "clean"
 
@@ -132,7 +131,8 @@ cdef class ControlFile:
     cdef bint map_current(self, bytes uuid) except -1:
         """Map the file if it is of this session; else keep it as `older` if of this boot, and say False."""
         cdef int fd = open_file(
-            os.fsencode(self.path), (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW
+            os.fsencode(self.path),
+            (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
         )
         cdef void* mapping
         cdef control_header_t* header
@@ -176,6 +176,8 @@ cdef class ControlFile:
             os.unlink(CLEAN_MARKER, dir_fd=directory)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise clear_error(error, f"{self.directory}/{CLEAN_MARKER}") from None
         os.fsync(directory)
         return True
 
@@ -326,3 +328,6 @@ cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* 
             slots[i].recovered = older[i].recovered
             slots[i].end = older[i].end
             slots[i].writing_end = older[i].writing_end
+            slots[i].active_epoch = older[i].active_epoch
+            slots[i].next_offset = older[i].next_offset
+            slots[i].writing_next_offset = older[i].writing_next_offset

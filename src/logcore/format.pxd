@@ -17,7 +17,9 @@ cdef extern from *:
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
     #error "pylog's native core needs a little-endian machine"
     #endif
+    #define PYLOG_MAX_OFFSET ((int64_t)1 << 62)
     """
+    const int64_t MAX_OFFSET "PYLOG_MAX_OFFSET"        # two of them can be added
 
 cdef enum:
     FORMAT_VERSION = 1

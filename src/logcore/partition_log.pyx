@@ -324,7 +324,9 @@ cdef class PartitionLog:
         """
         if self.read_only:
             raise ReadOnlyError("the engine was opened with read_only=True")
-        if length + <uint64_t> SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS > self.segment_bytes:
+        # a reader allocates no more than segment_bytes for the body of a compressed batch
+        cdef uint64_t size = max(length, load32(batch + BH_RAW_BODY_BYTES))
+        if size + SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS > self.segment_bytes:
             raise RecordTooLargeError(
                 f"a batch of {length} bytes does not fit a segment of {self.segment_bytes} (segment_bytes)",
                 size=length, limit=self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS,

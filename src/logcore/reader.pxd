@@ -21,6 +21,8 @@ cdef class PartitionReader:
     cdef void limit(self, uint64_t* end, int64_t* next_offset) noexcept nogil
     cdef int locate(self, uint64_t end) except -1
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1
+    cdef Segment open_segment(self, object file, int64_t behind)
+    cdef bint nothing_is_lost(self) except -1
     cdef RecordBatch fetch(self)             # the next batch, whole, or None
     cdef int note_cut(self) except -1
     cdef int raise_damage(self, uint64_t limit) except -1

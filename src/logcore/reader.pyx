@@ -9,14 +9,16 @@ told: damage raises CorruptionError and leaves the position where it was.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.batch cimport RecordBatch, view_batch
-from logcore.batch_header cimport STANDS_BATCH, STANDS_FOOTER, max_timestamp_of, next_offset_of, what_stands
+from logcore.batch_header cimport (
+    STANDS_BATCH, STANDS_FOOTER, STANDS_NOTHING, max_timestamp_of, next_offset_of, what_stands,
+)
 from logcore.control cimport atomic_load32
 from logcore.format cimport *
 from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
 
 from logcore.errors import ClosedError, CorruptionError, LogTruncatedError, OffsetOutOfRangeError
-from logcore.segment_files import list_segments, read_start, segment_file_name
+from logcore.segment_files import SegmentFile, list_segments, read_start, segment_file_name
 
 
 cdef class PartitionReader:
@@ -66,12 +68,34 @@ cdef class PartitionReader:
                 break
         else:
             return 0
-        self.segment = Segment(files[i].path, files[i].named_epoch)
+        self.segment = self.open_segment(files[i], files[i + 1].base_offset if i + 1 < len(files) else -1)
+        if self.segment.base_offset > self.next_offset >= self.log.slot.log_start_offset:
+            raise self.damage("the segment before it is missing", self.segment.base_offset)
         if i + 1 < len(files):
             self.segment.load_index()
         limit = self.readable(end)
         self.position = self.segment.position_of(self.next_offset, limit)
         return 0
+
+    cdef Segment open_segment(self, object file, int64_t behind):
+        """Map a segment; CorruptionError with the offsets up to `behind` (-1: the end) where it is none."""
+        cdef Segment found
+        cdef int64_t first = max(self.next_offset, <int64_t> file.base_offset)
+        cdef int64_t next_offset = behind if behind >= 0 else max(first, <int64_t> self.log_end())
+        try:
+            found = Segment(file.path, file.named_epoch)
+            if (
+                found.base_offset != file.base_offset or found.partition != self.log.partition
+                or found.topic_uuid != self.log.uuid or file.named_epoch not in (0, found.epoch)
+            ):
+                raise CorruptionError(f"{file.path} holds another segment than its name says")
+        except CorruptionError as error:
+            raise CorruptionError(
+                f"{error}; offsets {first} to {next_offset - 1} cannot be read, "
+                f"seek({next_offset}) goes on behind them",
+                path=file.path, position=0, first_offset=first, next_offset=next_offset,
+            ) from None
+        return found
 
     cdef uint64_t readable(self, uint64_t end) except 0:
         """File position up to which the segment may be read when the partition ends at byte_pos `end`."""
@@ -86,28 +110,34 @@ cdef class PartitionReader:
         return max(limit, <uint64_t> SEGMENT_DATA_START)
 
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1:
-        """Go to the segment behind a footer; stay where it is not there yet."""
+        """Go to the segment that has `end_offset`, behind our footer; raise where there is none.
+
+        Something behind the footer was published before this is called, so that the segment was there.
+        """
         cdef Segment found
+        cdef int64_t behind = -1
         path = f"{self.log.directory}/{segment_file_name(end_offset, named_epoch)}"
         try:
-            self.segment = Segment(path, named_epoch)
+            self.segment = self.open_segment(SegmentFile(end_offset, named_epoch, path), -1)
             self.position = SEGMENT_DATA_START
-            return 1
-        except FileNotFoundError:                # not there yet, or a rewriting of segments took its place
-            pass
+            return 0
+        except (FileNotFoundError, CorruptionError):
+            pass                     # a rewriting of segments took its place, or the list below tells what is lost
         for file in reversed(list_segments(self.log.directory)):
-            if file.base_offset <= end_offset:
-                if file.path != self.segment.path:
-                    found = Segment(file.path, file.named_epoch)
-                    if found.base_offset < self.segment.base_offset:
-                        return 0
-                    self.segment = found
-                    self.position = SEGMENT_DATA_START
-                    if found.base_offset != end_offset:
-                        self.position = found.position_of(end_offset, found.file_limit)
-                    return 1
-                return 0
-        return 0
+            if file.base_offset > end_offset:
+                behind = file.base_offset
+                continue
+            if file.path == self.segment.path or file.base_offset < self.segment.base_offset:
+                break
+            found = self.open_segment(file, behind)
+            self.position = SEGMENT_DATA_START
+            if found.base_offset != end_offset:
+                self.position = found.position_of(end_offset, found.file_limit)
+            self.segment = found
+            return 0
+        if self.next_offset < self.log.slot.log_start_offset:
+            self.seek(self.next_offset)      # deleted in the meantime: raises OffsetOutOfRangeError
+        raise self.damage("the segment behind its footer is missing", behind)
 
     cdef RecordBatch fetch(self):
         cdef uint64_t end, limit
@@ -126,6 +156,11 @@ cdef class PartitionReader:
                 if self.segment is None:
                     return None
             if self.segment.base_byte_pos + self.position - SEGMENT_DATA_START >= end:
+                self.log.published(&end, &last)
+                if self.next_offset < last and (
+                    self.segment.base_byte_pos + self.position - SEGMENT_DATA_START >= end
+                ):
+                    raise self.damage("the log ends before its last records", last)
                 return None
             # room for a footer, which stands behind the end of a sealed segment
             limit = self.readable(end)
@@ -139,16 +174,18 @@ cdef class PartitionReader:
                     p, self.segment.file_limit - self.position, self.segment.salt, self.position
                 )
             if what == STANDS_BATCH:
+                if loadi64(p + BH_BASE_OFFSET) > self.next_offset and not self.gap_is_fine(p):
+                    self.raise_damage(limit)
+                if load32(p + BH_ATTRIBUTES) & <uint32_t> ATTR_MARK:
+                    self.next_offset = max(self.next_offset, loadi64(p + BH_BASE_OFFSET))
                 if load32(p + BH_ATTRIBUTES) & <uint32_t> ATTR_MARK or next_offset_of(p) <= self.next_offset:
                     self.position += load32(p + BH_TOTAL_LENGTH)
                     continue
-                if loadi64(p + BH_BASE_OFFSET) > self.next_offset and not self.gap_is_fine(p):
-                    self.raise_damage(limit)
                 try:
                     batch = view_batch(
                         self.segment, p, self.log.topic, self.log.partition,
                         self.position >= self.segment.verified_to,
-                        MAX_BATCH_BYTES,
+                        self.segment.map_bytes,
                     )
                 except ValueError as error:
                     raise self.damage(str(error), next_offset_of(p)) from None
@@ -161,14 +198,34 @@ cdef class PartitionReader:
                 if behind > self.next_offset and self.segment_lost(behind):
                     raise self.damage("records are missing before the footer", behind)
                 next_epoch = load32(p + FT_NEXT_EPOCH) if load32(p + FT_FLAGS) & FOOTER_CUT else 0
-                if self.cross(max(behind, self.next_offset), next_epoch) == 0:
-                    return None
-                continue
-            self.raise_damage(self.segment.file_limit)
+                self.cross(max(behind, self.next_offset), next_epoch)
+            elif not self.nothing_is_lost():
+                self.raise_damage(self.segment.file_limit)
 
     cdef bint gap_is_fine(self, const uint8_t* p) except -1:
-        """Offsets may be left out where compaction or deletion took them, never in an original segment."""
-        return self.next_offset < self.log.slot.log_start_offset
+        """Offsets may be left out where compaction, repair or deletion took them, and nowhere else."""
+        return (
+            self.next_offset < self.log.slot.log_start_offset
+            or loadi64(p + BH_BASE_OFFSET) <= self.segment.range_end
+        )
+
+    cdef bint nothing_is_lost(self) except -1:
+        """Go behind unreadable bytes where no record is missing, as with a mark or a footer, and say True."""
+        cdef uint64_t found = find_next_valid(
+            self.segment.map, self.position + 8, self.segment.file_limit, self.segment.salt
+        )
+        cdef const uint8_t* p = self.segment.map + found
+        if found < self.segment.file_limit:
+            what = BH_BASE_OFFSET if load32(p) == <uint32_t> BATCH_MAGIC else FT_END_OFFSET
+            if loadi64(p + <int> what) > self.next_offset:
+                return False
+            self.position = found
+            return True
+        for file in list_segments(self.log.directory):
+            if file.base_offset == self.next_offset and file.base_offset > self.segment.base_offset:
+                self.cross(self.next_offset, file.named_epoch)
+                return True
+        return False
 
     def segment_lost(self, behind: int) -> bool:
         """True where the segment ends before the offset that its footer states."""
@@ -276,34 +333,49 @@ cdef class PartitionReader:
         return [] if out is None else out
 
     def offset_for_time(self, timestamp: int) -> int | None:
-        """The first offset of a record with a timestamp >= `timestamp` (ns since 1970), or None."""
-        cdef uint64_t end, limit
-        cdef int64_t last
+        """The first offset whose record has a timestamp >= `timestamp` (ns since 1970), None where none has.
+
+        Raises CorruptionError where damage may hide it.
+        """
+        cdef uint64_t end, limit, position
+        cdef int64_t last, first
         cdef const uint8_t* p
         cdef Segment segment
-        cdef RecordBatch batch
-        cdef int i
+        cdef int what = STANDS_NOTHING
         self.limit(&end, &last)
-        for file in list_segments(self.log.directory):
-            segment = Segment(file.path, file.named_epoch)
+        files = list_segments(self.log.directory)
+        for i, file in enumerate(files):
+            segment = self.open_segment(file, files[i + 1].base_offset if i + 1 < len(files) else -1)
             segment.load_index()
             if segment.base_byte_pos >= end:
                 break
+            first = max(segment.base_offset, self.log.slot.log_start_offset)
             limit = min(segment.file_limit, end - segment.base_byte_pos + SEGMENT_DATA_START)
             position = segment.position_of_time(timestamp, limit)
             while position + BATCH_HEADER_BYTES <= limit:
-                p = segment.map + <uint64_t> position
-                if what_stands(p, limit - position, segment.salt, position) != STANDS_BATCH:
+                p = segment.map + position
+                what = what_stands(p, segment.file_limit - position, segment.salt, position)
+                if what != STANDS_BATCH:
                     break
-                if max_timestamp_of(p) >= timestamp and load32(p + BH_RECORD_COUNT):
-                    batch = view_batch(segment, p, self.log.topic, self.log.partition, True, MAX_BATCH_BYTES)
-                    for i in range(batch.record_count):
-                        if (
-                            batch.timestamp_at(i) >= timestamp
-                            and batch.offset_at(i) >= self.log.slot.log_start_offset
-                        ):
-                            return batch.offset_at(i)
+                if (
+                    max_timestamp_of(p) >= timestamp
+                    and next_offset_of(p) > first
+                    and load32(p + BH_RECORD_COUNT)
+                ):
+                    return self.walk_to_time(timestamp, max(first, loadi64(p + BH_BASE_OFFSET)))
                 position += load32(p + BH_TOTAL_LENGTH)
+            if what != STANDS_FOOTER and segment.base_byte_pos + position - SEGMENT_DATA_START < end:
+                # damage: whoever reads through it is told what cannot be read
+                return self.walk_to_time(timestamp, first)
+        return None
+
+    def walk_to_time(self, timestamp: int, offset: int) -> int | None:
+        """offset_for_time() from an offset on, record by record; our own position stays."""
+        reader = PartitionReader(self.log, self.owner, offset, self.synced_only)
+        while (batch := reader.next_batch()) is not None:
+            for record in batch:
+                if record.timestamp >= timestamp and record.offset >= self.log.slot.log_start_offset:
+                    return record.offset
         return None
 
 

@@ -27,7 +27,7 @@ from logcore.scan import parse_segment_header
 from logcore.segment_files import (
     SegmentFile, Start, list_segments, read_start, segment_file_name, write_start,
 )
-from logcore.survey import Survey, open_scan, survey_files
+from logcore.survey import Published, Survey, open_scan, survey_files
 
 
 class UnfinishedSegment:
@@ -178,9 +178,11 @@ def recover_partition(PartitionLog log) -> None:
     except FileExistsError:
         pass
     sync_paths(os.path.dirname(log.directory))     # whoever made it may have died before its name was on disk
+    # what is staged belongs to `end` where `end` has reached it
+    next_offset = slot.writing_next_offset if slot.writing_end == slot.end else slot.next_offset
     survey = survey_files(
-        log.directory, same_boot=bool(slot.same_boot), published_end=slot.end if known else None,
-        staged_end=slot.writing_end if known else None,
+        log.directory, same_boot=bool(slot.same_boot), identity=(log.uuid, log.partition),
+        published=Published(slot.end, next_offset, slot.active_epoch) if known else None,
     )
     failpoint("recovery.surveyed")
     remove_unfinished(log.directory)
@@ -324,7 +326,7 @@ def survey_partition(PartitionLog log) -> None:
         if slot is NULL:
             raise MemoryError()
     if os.path.isdir(log.directory):
-        survey = survey_files(log.directory, same_boot=True, published_end=None)
+        survey = survey_files(log.directory, same_boot=True, identity=(log.uuid, log.partition))
     else:
         survey = Survey(Start(0, ((0, 0),)))
     slot.next_offset = slot.synced_offset = survey.next_offset

@@ -23,6 +23,7 @@ cdef class SegmentScan:
     cdef readonly unsigned long long position
     cdef readonly unsigned long long length
     cdef readonly bint tail_broken
+    cdef bint passed_over                     # find_next() saw bytes that are not zero
     cdef const uint8_t* entry                 # its header (footers: whole) in the window
 
     cdef const uint8_t* peek(self, uint64_t position, uint64_t size) except? NULL

@@ -18,7 +18,7 @@ from logcore.batch_header cimport (
 from logcore.format cimport *
 from logcore.hashing cimport header_checksum
 from logcore.linux cimport (
-    O_CLOEXEC, O_NOFOLLOW, O_RDONLY, close as close_file, file_bytes, open as open_file, read_all,
+    O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, close as close_file, file_bytes, open as open_file, read_all,
 )
 
 import os
@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from logcore.errors import FormatError
+from logcore.whole_files import clear_error
 
 cdef enum:
     WINDOW_BYTES = 1 << 20
@@ -122,9 +123,9 @@ cdef class SegmentScan:
     def __cinit__(self, path: str):
         self.fd = -1
         self.path = path
-        self.fd = open_file(os.fsencode(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        self.fd = open_file(os.fsencode(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         if self.fd < 0:
-            raise OSError(errno, os.strerror(errno), path)
+            raise clear_error(OSError(errno, os.strerror(errno)), path)
         cdef int64_t size = file_bytes(self.fd)
         if size < 0:
             raise FormatError(f"{path} is not a regular file")
@@ -132,6 +133,10 @@ cdef class SegmentScan:
         self.header = self.find_header()
         if self.header:
             self.salt = load64(<const uint8_t*> <const char*> self.header + SH_SALT)
+            # nothing of a segment stands behind that, however long a hostile file is
+            self.file_bytes = min(
+                self.file_bytes, load64(<const uint8_t*> <const char*> self.header + SH_SEGMENT_BYTES)
+            )
         self.next_position = SEGMENT_DATA_START
 
     def __dealloc__(self):
@@ -210,6 +215,9 @@ cdef class SegmentScan:
         self.length = 0
         if self.position + 8 > self.file_bytes:
             self.kind = SCAN_END
+            if self.position < self.file_bytes:            # the file was cut off in the middle of a word
+                self.length = self.file_bytes - self.position
+                self.tail_broken = any(self.peek(self.position, self.length)[:self.length])
             return self.kind
         found = self.stands_at(self.position)
         if found == STANDS_BATCH or found == STANDS_FOOTER:
@@ -228,7 +236,7 @@ cdef class SegmentScan:
             self.kind = SCAN_BREAK
         else:
             self.kind = SCAN_END
-            self.tail_broken = found == STANDS_BROKEN
+            self.tail_broken = found == STANDS_BROKEN or self.passed_over
         return self.kind
 
     cdef uint64_t find_next(self, uint64_t position) except 0:
@@ -236,15 +244,19 @@ cdef class SegmentScan:
         cdef const uint8_t* p
         cdef uint64_t n, i
         cdef uint32_t magic
+        cdef uint64_t seen = 0
+        self.passed_over = False
         while position + BATCH_HEADER_BYTES <= self.file_bytes:
             p = self.peek(position, min(self.file_bytes - position, <uint64_t> HEADER_ROOM))
             n = self.window_at + self.window_bytes - position
             i = 0
             while i + 8 <= n:
                 magic = load32(p + i)
+                seen |= load64(p + i)
                 if magic == <uint32_t> BATCH_MAGIC or magic == <uint32_t> FOOTER_MAGIC:
                     break
                 i += 8
+            self.passed_over = seen != 0
             position += i
             if i + 8 <= n:
                 if self.stands_at(position) > 0:

@@ -45,6 +45,8 @@ cdef class Segment:
     cdef readonly unsigned int epoch
     cdef readonly unsigned int named_epoch
     cdef readonly int partition
+    cdef readonly bytes topic_uuid
+    cdef readonly long long range_end  # up to it offsets may be missing: merged or repaired
     cdef uint64_t verified_to          # bodies before this position were checked through this mapping
     cdef index_entry_t* index
     cdef uint32_t index_count, index_capacity

@@ -19,15 +19,17 @@ from logcore.batch_header cimport (
 from logcore.format cimport *
 from logcore.hashing cimport header_checksum, xxh3
 from logcore.linux cimport (
-    MAP_FAILED, MAP_SHARED, O_CLOEXEC, O_NOFOLLOW, O_RDONLY, PROT_READ, close, file_bytes, mmap, munmap,
+    MAP_FAILED, MAP_SHARED, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PROT_READ, close, file_bytes, mmap,
+    munmap,
     open as open_file, read_all,
 )
 
 import os
 import secrets
 
-from logcore.errors import CorruptionError
+from logcore.errors import CorruptionError, FormatError
 from logcore.scan import parse_segment_header
+from logcore.whole_files import clear_error
 
 cdef int64_t NO_TIMESTAMP = -<int64_t> 0x7FFFFFFFFFFFFFFF - 1
 
@@ -107,14 +109,19 @@ cdef class Segment:
     """
 
     def __cinit__(self, path: str, named_epoch: int):
-        cdef int fd = open_file(os.fsencode(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        cdef int fd = open_file(os.fsencode(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         cdef void* mapping
         cdef bytes copy = b""
         cdef uint8_t front[SEGMENT_HEADER_BYTES]
         if fd < 0:
-            raise OSError(errno, os.strerror(errno), path)
+            failure = clear_error(OSError(errno, os.strerror(errno)), path)
+            if isinstance(failure, FormatError):
+                raise CorruptionError(str(failure), path=path, position=0)
+            raise failure
         try:
             size = file_bytes(fd)
+            if size < 0:
+                raise CorruptionError(f"{path} is not a plain file", path=path, position=0)
             if size < SEGMENT_DATA_START:
                 raise CorruptionError(
                     f"{path} is too short for a segment: {size} bytes", path=path, position=0
@@ -145,6 +152,8 @@ cdef class Segment:
         self.base_byte_pos = header.base_byte_pos
         self.epoch = header.epoch
         self.partition = header.partition
+        self.topic_uuid = header.topic_uuid
+        self.range_end = header.range_end
         self.verified_to = SEGMENT_DATA_START
         self.indexed_to = SEGMENT_DATA_START
         self.indexed_max_timestamp = NO_TIMESTAMP
@@ -217,7 +226,7 @@ cdef class Segment:
         """File position of the first batch that ends behind `offset`, else of the end (limit or footer)."""
         self.index_up_to(limit, offset)
         cdef uint32_t low = 0, high = self.index_count, middle
-        cdef uint64_t position = SEGMENT_DATA_START
+        cdef uint64_t behind, position = SEGMENT_DATA_START
         cdef const uint8_t* p
         cdef int what
         while low < high:                  # the last entry whose batch starts at or before the offset
@@ -233,9 +242,19 @@ cdef class Segment:
         while position + BATCH_HEADER_BYTES <= limit:
             p = self.map + position
             what = what_stands(p, limit - position, self.salt, position)
-            if what != STANDS_BATCH or next_offset_of(p) > offset:
+            if what == STANDS_FOOTER or (what == STANDS_BATCH and next_offset_of(p) > offset):
                 return position
-            position += load32(p + BH_TOTAL_LENGTH)
+            if what == STANDS_BATCH:
+                position += load32(p + BH_TOTAL_LENGTH)
+                continue
+            # damage: where it hides the offset its place is the answer, else what stands behind it
+            behind = find_next_valid(self.map, position + 8, limit, self.salt)
+            p = self.map + behind
+            if behind >= limit or offset < loadi64(
+                p + (BH_BASE_OFFSET if load32(p) == <uint32_t> BATCH_MAGIC else FT_END_OFFSET)
+            ):
+                return position
+            position = behind
         return position
 
     cdef uint64_t position_of_time(self, int64_t timestamp, uint64_t limit) except 0:
@@ -282,7 +301,7 @@ cdef class Segment:
     def load_index(self) -> bool:
         """Take the .index file if it fits this segment; False where it must be built by walking."""
         try:
-            fd = os.open(self.index_path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.index_path(), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return False
         cdef bytes data

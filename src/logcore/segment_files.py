@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from logcore.errors import CorruptionError
 from logcore.hashing import xxh3_64
-from logcore.whole_files import place_file
+from logcore.whole_files import open_plain, place_file
 
 SEGMENT_NAME = re.compile(r"(\d{20})(?:-([1-9]\d{0,9}))?\.log", re.ASCII)
 LARGEST_START_FILE = 1 << 20
@@ -74,7 +74,11 @@ def read_start(directory: str) -> Start:
     """The `start` file; offset 0 and epoch 0 where there is none. Raises CorruptionError."""
     path = f"{directory}/start"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = open_plain(folder, "start", path, os.O_RDONLY)
+        finally:
+            os.close(folder)
     except FileNotFoundError:
         return Start(0, ((0, 0),))
     with os.fdopen(fd, "rb") as file:
@@ -87,7 +91,7 @@ def read_start(directory: str) -> Start:
             raise ValueError("the checksum does not fit")
         if log_start_offset < 0 or not epochs or epochs != sorted(epochs):
             raise ValueError("offsets or epochs out of order")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptionError(f"{path} is damaged: {error}", path=path, position=0) from None
     return Start(log_start_offset, tuple((epoch, first) for epoch, first in epochs))
 

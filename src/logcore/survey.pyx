@@ -14,6 +14,7 @@ from logcore.scan cimport SCAN_BATCH, SCAN_BREAK, SCAN_END, SCAN_FOOTER, Segment
 
 import os
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from logcore.errors import CorruptionError
 from logcore.scan import parse_segment_header
@@ -31,6 +32,14 @@ class Damage:
     next_offset: int
 
 
+class Published(NamedTuple):
+    """What living processes last said of the end of a partition: byte_pos, offset, epoch."""
+
+    end: int
+    next_offset: int
+    epoch: int
+
+
 @dataclass
 class Survey:
     """What a partition's files say. `outcome`: "first" (no segment yet), "go_on" (append at end_position),
@@ -39,6 +48,7 @@ class Survey:
     """
 
     start: Start
+    directory: str = ""
     outcome: str = "first"
     segment: SegmentFile | None = None
     header: object = None
@@ -71,6 +81,36 @@ def open_scan(segment: SegmentFile) -> SegmentScan | None:
     return None
 
 
+def check_place(
+    segment: SegmentFile, header: object, identity: tuple[bytes, int] | None, start: Start
+) -> None:
+    """Raise CorruptionError where a segment stands under another name or in another partition."""
+    if header.base_offset != segment.base_offset or segment.named_epoch not in (0, header.epoch) or (
+        identity is not None and identity != (header.topic_uuid, header.partition)
+    ):
+        raise CorruptionError(
+            f"{segment.path} holds another segment than its name says", path=segment.path, position=0,
+            first_offset=segment.base_offset,
+        )
+    if header.epoch > start.epochs[-1][0]:
+        path = f"{os.path.dirname(segment.path)}/start"
+        raise CorruptionError(
+            f"{path} is missing or old: it knows epoch {start.epochs[-1][0]}, and there are records of epoch "
+            f"{header.epoch}", path=path, position=0,
+        )
+
+
+def never_written(path: str) -> bool:
+    """True where no byte of a segment's headers reached the disk: nobody can have synced anything of it."""
+    with open(path, "rb", opener=open_unfollowed) as file:
+        copies = [os.pread(file.fileno(), SEGMENT_HEADER_BYTES, at) for at in (0, SEGMENT_HEADER_COPY)]
+    return not any(any(copy) for copy in copies)
+
+
+def open_unfollowed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 cdef int64_t durable_mark(SegmentScan scan) except -2:
     """The largest synced offset that anything valid in the segment states, also behind a break."""
     cdef int64_t mark = loadi64(<const uint8_t*> <const char*> scan.header + SH_SYNCED_OFFSET)
@@ -94,6 +134,7 @@ cdef object walk(SegmentScan scan, object survey, int64_t mark):
     cdef int64_t base, behind, newest = survey.max_timestamp
     cdef uint32_t epoch = load32(p + SH_EPOCH)
     cdef int producers = survey.producers
+    cdef int64_t range_end = loadi64(p + SH_RANGE_END)
     cdef bint valid
     survey.outcome = "go_on"
     survey.next_epoch = survey.epoch = epoch
@@ -113,7 +154,7 @@ cdef object walk(SegmentScan scan, object survey, int64_t mark):
             if not valid and expected >= mark:
                 survey.outcome = "cut"
                 return None
-            if not valid or base > expected:
+            if not valid or (base > expected and base > range_end):
                 survey.damage.append(
                     Damage(scan.path, scan.position, scan.length, expected, max(base, expected))
                 )
@@ -168,27 +209,33 @@ def without_leftovers(segments: list[SegmentFile], survey: Survey) -> list[Segme
 
 
 def survey_files(
-    directory: str, *, same_boot: bool, published_end: int | None, staged_end: int | None = None
+    directory: str, *, same_boot: bool, published: Published | None = None,
+    identity: tuple[bytes, int] | None = None,
 ) -> Survey:
     """Read what the files of a partition say; writes nothing.
 
     Args:
         same_boot: the page cache still holds all that was ever written, so nothing can have been lost.
-        published_end: byte_pos up to which appends were acknowledged, where that is known.
-        staged_end: byte_pos behind what an append that did not finish may have left.
+        published: up to where appends were acknowledged, where that is known.
+        identity: (uuid of the topic, number of the partition), where they are known.
+
+    Raises:
+        CorruptionError: `start` or the last segment is damaged so that the end of the log cannot be told.
     """
-    survey = Survey(read_start(directory))
+    survey = Survey(read_start(directory), directory)
     segments = without_leftovers(list_segments(directory), survey)
     # a new segment whose header never reached the disk holds nothing that was ever synced
     while segments and (last := open_scan(segments[-1])) is None:
-        if len(segments) == 1 and survey.start.log_start_offset:
+        if not never_written(segments[-1].path) or (len(segments) == 1 and survey.start.log_start_offset):
             raise CorruptionError(
-                f"{segments[-1].path} has no valid segment header", path=segments[-1].path, position=0
+                f"{segments[-1].path} has no valid segment header: where the log ends cannot be told",
+                path=segments[-1].path, position=0, first_offset=segments[-1].base_offset,
             )
         survey.leftovers.append(segments.pop().path)
     if not segments:
         survey.next_offset = survey.start.log_start_offset
         survey.epoch = survey.next_epoch = survey.start.epochs[-1][0]
+        settle(survey, same_boot, published)
         return survey
     scans = [last]
     try:
@@ -199,6 +246,7 @@ def survey_files(
         for number, scan in enumerate(scans):
             survey.segment = segments[number - len(scans)]
             survey.header = parse_segment_header(scan.header)
+            check_place(survey.segment, survey.header, identity, survey.start)
             survey.end_position = SEGMENT_DATA_START
             footer = walk(scan, survey, mark)
             if survey.outcome == "next" and number + 1 < len(scans):
@@ -212,7 +260,7 @@ def survey_files(
         for scan in scans:
             scan.close()
     survey.synced_offset = min(mark, survey.next_offset)
-    settle(survey, same_boot, published_end, staged_end)
+    settle(survey, same_boot, published)
     return survey
 
 
@@ -235,14 +283,29 @@ def newer_epoch(survey: Survey) -> int:
     return max(survey.epoch, survey.start.epochs[-1][0]) + (0 if planted("epoch_not_raised") else 1)
 
 
-def settle(survey: Survey, same_boot: bool, published_end: int | None, staged_end: int | None) -> None:
+def settle(survey: Survey, same_boot: bool, published: Published | None) -> None:
     """Decide between going on, clearing what was never acknowledged, and a cut under the next epoch."""
+    if same_boot and published is not None and survey.next_epoch == published.epoch and (
+        survey.end < published.end and survey.next_offset < published.next_offset
+    ):
+        # no page that was written on this boot can be missing: somebody took it
+        survey.damage.append(Damage(
+            survey.segment.path if survey.segment else survey.directory, survey.end_position,
+            published.end - survey.end, survey.next_offset, published.next_offset,
+        ))
+        survey.next_offset = published.next_offset
+        survey.outcome = "first" if survey.segment is None else "cut"
+        survey.next_epoch = newer_epoch(survey)
+        return
+    if survey.outcome == "first":
+        return
     if survey.outcome == "next":
         if not same_boot and survey.next_epoch == survey.epoch:
             # the successor went with records that somebody may have read: their offsets get a new epoch
             survey.next_epoch = newer_epoch(survey)
         return
-    if survey.outcome == "cut" and same_boot and survey.end == published_end and not survey.damage:
+    known_end = published.end if same_boot and published is not None else None
+    if survey.outcome == "cut" and survey.end == known_end and not survey.damage:
         survey.outcome = "clear"
         survey.dropped_bytes = survey.dropped_batches = 0
     elif survey.outcome == "go_on" and not same_boot:

@@ -125,7 +125,12 @@ def dump_batch(scan: SegmentScan, batch: ScannedBatch, header: SegmentHeader, de
     if not deep or batch.is_mark:
         return not batch.body_ok
     try:
-        records = parse_batch(scan.read(batch.position, batch.length), header.salt, batch.position)
+        records = parse_batch(
+            scan.read(batch.position, batch.length),
+            header.salt,
+            batch.position,
+            max_body_bytes=header.segment_bytes,
+        )
         for record in records:
             dump_record(record, out)
     except CorruptionError as error:

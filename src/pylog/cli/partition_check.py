@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from logcore.errors import CorruptionError
-from logcore.hashing import checksum_header
+from logcore.hashing import checksum_header, xxh3_64
 from logcore.segment_files import read_start
 from pylog.cli.findings import Finding
 from pylog.cli.places import partitions_of, segment_name, segments_of, topics_of
@@ -209,10 +209,19 @@ def read_object(path: Path, keys: tuple[str, ...], findings: list[Finding]) -> d
     return dict(found)
 
 
+def checksum_of(content: dict[str, Any]) -> str:
+    """Return the checksum that belongs into a JSON object of the log (FORMAT.md, section 6)."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return f"{xxh3_64(json.dumps(rest, sort_keys=True, separators=(',', ':')).encode()):016x}"
+
+
 def check_topic(directory: Path, done: Done) -> tuple[list[PartitionReport], list[Finding]]:
     """Check a topic's description and all its partitions."""
     findings: list[Finding] = []
-    topic = read_object(directory / "topic.json", ("name", "uuid", "partitions", "config"), findings)
+    path = directory / "topic.json"
+    topic = read_object(path, ("name", "uuid", "partitions", "config", "checksum"), findings)
+    if topic is not None and topic["checksum"] != checksum_of(topic):
+        findings.append(Finding("corrupt", str(path), "its checksum does not fit"))
     reports = [check_partition(partition, topic, done) for partition in partitions_of(directory)]
     return reports, findings
 

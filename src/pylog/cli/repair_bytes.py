@@ -77,7 +77,8 @@ def restored_footer(report: SegmentReport, before: list[Path], behind: SegmentHe
     assert own is not None
     flags = CUT if behind.epoch > own.epoch else 0
     front = FOOTER_MAGIC + struct.pack("<IqQQ", 256 + 64 * len(producers), behind.base_offset, position, 0)
-    front += struct.pack("<qqIIq", newest, report.mark, flags, behind.epoch, time.time_ns())
+    synced = min(report.mark, behind.base_offset)
+    front += struct.pack("<qqIIq", newest, synced, flags, behind.epoch, time.time_ns())
     front += struct.pack("<II", len(producers), 0)
     return sealed_footer(front, header + b"".join(producers.values()), position, own.salt)
 

@@ -275,7 +275,7 @@ def what_is_wrong(batch: ScannedBatch, data: bytes, header: SegmentHeader) -> st
     if batch.is_mark:
         return ""
     try:
-        view = parse_batch(data, header.salt, batch.position)
+        view = parse_batch(data, header.salt, batch.position, max_body_bytes=header.segment_bytes)
         if batch.attributes & RECORD_HEADERS:
             for record in view:
                 _ = record.headers

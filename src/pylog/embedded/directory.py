@@ -108,13 +108,13 @@ def check_format(content: bytes, path: str) -> None:
         name, version, features = found["format"], found["version"], found["features"]
         if name != "pylog" or type(version) is not int or version < 1:
             raise ValueError(f"format {name!r}, version {version!r}")
-        if not isinstance(features, list):
-            raise ValueError("features are no list")
+        if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+            raise ValueError("features are no list of names")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{path} does not name a pylog data directory: {error!r}") from None
     if version > FORMAT_VERSION:
         raise FormatError(f"{path}: version {version} needs a newer pylog; this one knows {FORMAT_VERSION}")
-    unknown = [str(feature) for feature in features if feature not in FEATURES]
+    unknown = [feature for feature in features if feature not in FEATURES]
     if unknown:
         raise FormatError(f"{path}: this pylog does not know the feature {unknown[0]!r}; use a newer one")
 

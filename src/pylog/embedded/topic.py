@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from logcore.hashing import xxh3_64
 from logcore.whole_files import clear_error, locked_directory, open_plain, place_file
 from pylog.config import (
     ALTERABLE,
@@ -241,20 +242,28 @@ def topic_bytes(topic: TopicDescription) -> bytes:
         "partitioner": topic.partitioner,
         "config": topic.config.as_dict(),
     }
-    return json.dumps(content, indent=1).encode() + b"\n"
+    return json.dumps({**content, "checksum": checksum_of(content)}, indent=1).encode() + b"\n"
+
+
+def checksum_of(content: dict[str, Any]) -> str:
+    """Return the checksum of the content of topic.json (FORMAT.md, section 1)."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"{xxh3_64(text.encode()):016x}"
 
 
 def parse_topic(content: bytes, name: str, path: str) -> TopicDescription:
     """Return what the content of topic.json says; raise where that is nothing sound."""
     try:
         found: dict[str, Any] = json.loads(content)
+        if found.pop("checksum") != checksum_of(found):
+            raise ValueError("its checksum does not fit")
         identity, config = found["uuid"], found["config"]
         if found["name"] != name or not isinstance(identity, str) or not HEX.fullmatch(identity):
             raise ValueError("another topic's name, or no uuid")
         partitions = check_count(found["partitions"], "partitions", 1, MAX_PARTITIONS)
         if not isinstance(config, dict):
             raise TypeError("config is no object")
-    except (ValueError, KeyError, TypeError, RecursionError, PylogError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError, PylogError) as error:
         raise CorruptionError(f"{path} is damaged: {error}", path=path, position=0) from None
     try:
         partitioner = check_choice(found["partitioner"], "partitioner", PARTITIONERS)
