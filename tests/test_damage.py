@@ -157,6 +157,23 @@ def test_a_start_file_of_nonsense_is_corruption(directory: Path, text: str) -> N
         assert list(offsets(engine, 1)) == list(range(RECORDS))
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_pipe_in_the_place_of_shared_memory_stops_nobody(directory: Path, read_only: bool) -> None:
+    path = directory / "topics" / "t" / "control"
+    path.unlink()
+    os.mkfifo(path)
+    with pylog.open(directory, read_only=read_only) as engine:
+        assert list(offsets(engine, 0)) == list(range(RECORDS))
+
+
+def test_a_directory_in_the_place_of_shared_memory_is_refused(directory: Path) -> None:
+    path = directory / "topics" / "t" / "control"
+    path.unlink()
+    path.mkdir()
+    with pylog.open(directory) as engine, pytest.raises(FormatError, match="control is not a plain file"):
+        list(offsets(engine, 0))
+
+
 @pytest.mark.parametrize("name", ["start", f"{0:020d}.log", f"{0:020d}.index"])
 def test_a_pipe_in_the_place_of_a_file_stops_nobody(directory: Path, name: str) -> None:
     path = directory / "topics" / "t" / "0" / name

@@ -98,7 +98,7 @@ cdef class ControlFile:
 
     cdef int look(self) except -1:
         """Note which file stands at our path, before anything is taken from it."""
-        self.seen_fd = open_file(os.fsencode(self.path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        self.seen_fd = open_file(os.fsencode(self.path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         if self.seen_fd >= 0:
             stat = os.fstat(self.seen_fd)
             self.seen = (stat.st_dev, stat.st_ino)
@@ -232,7 +232,10 @@ cdef class ControlFile:
                 clean,
             )
             failpoint("control.made")
-            os.rename(temporary, name)
+            try:
+                os.rename(temporary, name)
+            except OSError as failure:
+                raise clear_error(failure, self.path) from None
         except BaseException:
             os.unlink(temporary)
             raise

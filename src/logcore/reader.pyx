@@ -122,7 +122,7 @@ cdef class PartitionReader:
             self.position = SEGMENT_DATA_START
             return 0
         except (FileNotFoundError, CorruptionError):
-            pass                     # a rewriting of segments took its place, or the list below tells what is lost
+            pass                     # rewritten segments took its place, or the list tells what is lost
         for file in reversed(list_segments(self.log.directory)):
             if file.base_offset > end_offset:
                 behind = file.base_offset

@@ -109,17 +109,30 @@ class Damager:
         }
         active = {place: max(self.segments_of(place)) for place in places()}
         self.active = set(active.values())
+        self.hurt: Path | None = None
 
     def segments_of(self, place: Place) -> list[Path]:
         directory = self.sound / "topics" / place[0] / str(place[1])
         return sorted(path for path in self.segments if path.parent == directory)
 
+    def undo(self, *, written: bool) -> None:
+        """Make the directory sound again; where nobody wrote, only one file has to be put back."""
+        if written or self.hurt is None:
+            shutil.rmtree(self.work, ignore_errors=True)
+            shutil.copytree(self.sound, self.work)
+        else:
+            target = self.work / self.hurt.relative_to(self.sound)
+            if target.is_dir():
+                target.rmdir()
+            else:
+                target.unlink(missing_ok=True)
+            target.write_bytes(self.bytes[self.hurt])
+
     def apply(self, rng: random.Random, number: int) -> Damage:
-        """Put damage number `number` into a fresh copy of the directory."""
-        shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.sound, self.work)
+        """Put damage number `number` into the sound directory."""
         path = self.files[number % len(self.files)] if number % 3 == 0 else rng.choice(list(self.segments))
         target = self.work / path.relative_to(self.sound)
+        self.hurt = path
         way = rng.choice(WAYS)
         data = self.bytes[path]
         if way == "replace" or not data:
@@ -314,25 +327,28 @@ def check(damage: Damage, truth: Truth, reading: Reading) -> None:
 def run(sound: str, old: str, work: str, seed: str, numbers: tuple[int, int]) -> dict[str, Any]:
     """Damage, read and check, once for each number; the failures, and how often something was told."""
     damager = Damager(Path(sound), Path(old), Path(work))
-    shutil.copytree(sound, work)
+    damager.undo(written=True)
     whole = read_directory(Path(work), read_only=True)
     truth = whole.records
     assert not whole.refused and not any(whole.told.values()) and all(truth.values())
     found: dict[str, Any] = {"failures": [], "told": 0, "refused": 0, "appended": 0, "done": 0}
     for number in range(*numbers):
         faulthandler.dump_traceback_later(SECONDS_EACH, exit=True)  # a hang fails, and says where
+        read_only = number % 4 != 0
         done = damager.apply(random.Random(f"{seed} {number}"), number)
         try:
-            reading = read_directory(damager.work, read_only=number % 4 != 0)
+            reading = read_directory(damager.work, read_only=read_only)
             check(done, truth, reading)
         except Exception as error:
             text = f"{number}: {done.what} of {done.path}: {type(error).__name__}: {error}"
             found["failures"].append(text[:600])
             if len(found["failures"]) > 40:
                 break
-            continue
-        found["done"] += 1
-        found["told"] += any(reading.told.values())
-        found["refused"] += bool(reading.refused)
-        found["appended"] += reading.appended
+        else:
+            found["done"] += 1
+            found["told"] += any(reading.told.values())
+            found["refused"] += bool(reading.refused)
+            found["appended"] += reading.appended
+        finally:
+            damager.undo(written=not read_only)
     return found
