@@ -393,7 +393,8 @@ def test_a_commit_beyond_a_log_that_was_cut_goes_on_at_its_end(
         fill(engine, 5)
         engine.consumer("t", group="g").commit({("t", 0): 5})
         uuid = engine.describe_topic("t").uuid
-    (data / "topics/t/0/00000000000000000000.log").unlink()  # as if none of it had reached the disk
+    for name in ("0/00000000000000000000.log", "clean", "control"):  # as a power cut that took all of it
+        (data / "topics/t" / name).unlink()
     with pylog.open(data) as engine:
         assert engine.describe_topic("t").uuid == uuid
         assert engine.log_end_offset("t", 0) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from children import Child
 
 import pylog
@@ -185,7 +186,10 @@ def test_a_damaged_topic_json_is_an_error_of_this_topic_alone(
         engine.create_topic("sound")
     path = data / "topics/t/topic.json"
     if isinstance(content, dict):
-        content = json.dumps(json.loads(path.read_text()) | content).encode()
+        stated = json.loads(path.read_text()) | content
+        del stated["checksum"]
+        plain = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+        content = json.dumps(stated | {"checksum": xxhash.xxh3_64_hexdigest(plain)}).encode()
     path.write_bytes(content)
     with pylog.open(data) as engine:
         with pytest.raises(error, match=r"topic\.json"):
