@@ -189,7 +189,7 @@ def test_a_damaged_topic_json_is_an_error_of_this_topic_alone(
         stated = json.loads(path.read_text()) | content
         del stated["checksum"]
         plain = json.dumps(stated, sort_keys=True, separators=(",", ":"))
-        content = json.dumps(stated | {"checksum": xxhash.xxh3_64_hexdigest(plain)}).encode()
+        content = json.dumps(stated | {"checksum": xxhash.xxh3_64_hexdigest(plain.encode())}).encode()
     path.write_bytes(content)
     with pylog.open(data) as engine:
         with pytest.raises(error, match=r"topic\.json"):
