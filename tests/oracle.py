@@ -90,6 +90,10 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
         raise BrokenError("checksum of the segment header")
     if version != 1 or header_bytes != 128 or features:
         raise BrokenError("a segment header of another version")
+    if not 0 <= synced <= base <= 2**62 or start > 2**62 or epoch >= 2**31:
+        raise BrokenError("a segment header of impossible facts")
+    if not 2**14 <= segment_bytes <= 2**30:
+        raise BrokenError("a segment header of impossible facts")
     return SegmentHeader(
         salt, base, epoch, partition, uuid, segment_bytes, created, start, synced, merged_end
     )
@@ -361,7 +365,7 @@ def parse_footer(data: bytes, position: int, salt: int) -> Footer:
         raise BrokenError("checksum of the footer")
     if xxh3(footer[128:]) != body_checksum:
         raise BrokenError("checksum of the producer table")
-    if not 0 <= synced <= end <= 2**62:
+    if not 0 <= synced <= end <= 2**62 or next_epoch >= 2**31:
         raise BrokenError("offsets that nobody can have written")
     producers = []
     for at in range(256, total, 64):

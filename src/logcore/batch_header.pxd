@@ -98,6 +98,8 @@ cdef inline bint check_footer(
         return False
     if not 0 <= loadi64(footer + FT_SYNCED_OFFSET) <= loadi64(footer + FT_END_OFFSET) <= MAX_OFFSET:
         return False
+    if load32(footer + FT_NEXT_EPOCH) > MAX_EPOCH:
+        return False
     return xxh3(footer + FOOTER_FIXED_BYTES, total - FOOTER_FIXED_BYTES) == load64(footer + FT_BODY_CHECKSUM)
 
 

@@ -31,6 +31,7 @@ cdef enum:
     MIN_SEGMENT_BYTES = 16 << 10
     MAX_SEGMENT_BYTES = 1 << 30          # file positions in a segment fit u32
     MAX_PARTITIONS = 100_000
+    MAX_EPOCH = 0x7FFFFFFF               # of a partition: one more still fits u32
     MAX_PRODUCERS_PER_PARTITION = 4096   # entries of the producer table in a footer
     ALIGNMENT = 8
 

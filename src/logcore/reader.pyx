@@ -87,6 +87,7 @@ cdef class PartitionReader:
             if (
                 found.base_offset != file.base_offset or found.partition != self.log.partition
                 or found.topic_uuid != self.log.uuid or file.named_epoch not in (0, found.epoch)
+                or found.map_bytes != self.log.segment_bytes
             ):
                 raise CorruptionError(f"{file.path} holds another segment than its name says")
         except CorruptionError as error:

@@ -106,9 +106,13 @@ def parse_segment_header(data: bytes) -> SegmentHeader | None:
             f"segment of format version {load16(p + SH_VERSION)}, features {load32(p + SH_FEATURES):#x}: "
             f"this release reads version {FORMAT_VERSION} without features; use a newer pylog"
         )
-    if load16(p + SH_HEADER_BYTES) != SEGMENT_HEADER_BYTES:
+    if load16(p + SH_HEADER_BYTES) != SEGMENT_HEADER_BYTES or load32(p + SH_EPOCH) > MAX_EPOCH:
         return None
-    if load64(p + SH_SEGMENT_BYTES) > MAX_SEGMENT_BYTES:
+    if not MIN_SEGMENT_BYTES <= load64(p + SH_SEGMENT_BYTES) <= MAX_SEGMENT_BYTES:
+        return None
+    if loadi64(p + SH_BASE_OFFSET) > MAX_OFFSET or load64(p + SH_BASE_BYTE_POS) > <uint64_t> MAX_OFFSET:
+        return None
+    if not 0 <= loadi64(p + SH_SYNCED_OFFSET) <= loadi64(p + SH_BASE_OFFSET):
         return None
     return SegmentHeader(
         load64(p + SH_SALT), loadi64(p + SH_BASE_OFFSET), load32(p + SH_EPOCH), load32(p + SH_PARTITION),

@@ -17,6 +17,8 @@ from logcore.whole_files import open_plain, place_file
 
 SEGMENT_NAME = re.compile(r"(\d{20})(?:-([1-9]\d{0,9}))?\.log", re.ASCII)
 LARGEST_START_FILE = 1 << 20
+LARGEST_OFFSET = 1 << 62
+LARGEST_EPOCH = 0x7FFFFFFF
 
 
 class SegmentFile(NamedTuple):
@@ -89,7 +91,10 @@ def read_start(directory: str) -> Start:
         epochs = [[int(epoch), int(first)] for epoch, first in document["epochs"]]
         if document["checksum"] != start_checksum(log_start_offset, epochs):
             raise ValueError("the checksum does not fit")
-        if log_start_offset < 0 or not epochs or epochs != sorted(epochs):
+        firsts = [log_start_offset, *(first for _, first in epochs)]
+        if not all(0 <= first <= LARGEST_OFFSET for first in firsts):
+            raise ValueError("offsets that nobody can have written")
+        if not epochs or epochs != sorted(epochs) or not 0 <= epochs[0][0] <= epochs[-1][0] <= LARGEST_EPOCH:
             raise ValueError("offsets or epochs out of order")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptionError(f"{path} is damaged: {error}", path=path, position=0) from None
