@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults import hostile
 from oracle import SegmentHeader
 
 import pylog
+from faults import hostile
 from pylog.cli import main
 from pylog.errors import CorruptionError, PylogError
 
@@ -100,7 +100,7 @@ def read(directory: Path, read_only: bool) -> int:
                 try:
                     for record in engine.read(TOPIC, 0, at):
                         assert record.offset >= at
-                        assert (record.key, record.value, record.headers, record.timestamp)
+                        repr((record.key, record.value, record.headers, record.timestamp))
                         at = record.offset + 1
                     at = end  # behind the last record a batch may cover offsets without any
                 except CorruptionError as error:
