@@ -60,6 +60,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["create", "../up"], USAGE, "../up"),
         (["create", "t", "-c", "nonsense=1"], USAGE, "nonsense"),
         (["create", "t", "-c", "segment_bytes"], USAGE, "KEY=VALUE"),
+        (["create", "t", "-c", "segment_bytes=big"], USAGE, "segment_bytes is an int"),
+        (["create", "t", "-c", "durability=3"], USAGE, "durability"),
         (["create", "t", "-p", "0"], USAGE, "partitions"),
         (["cat", "orders", "-o", "yesterday"], USAGE, "yesterday"),
         (["cat", "orders", "-o", "99", "-e"], ERROR, "99"),
@@ -77,6 +79,7 @@ def test_bad_input_is_one_clear_line(orders: Command, arguments: list[str], code
     assert (got, out) == (code, b"")
     assert said in err
     assert "Traceback" not in err
+    assert "mistake" not in err
     assert err.startswith("pylog")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pylog.cli.output import Output
+from pylog.cli.output import Output, counted
 from pylog.cli.places import open_engine
 from pylog.errors import ConfigError
 
@@ -30,17 +30,20 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Create the topic and show what it became."""
     config: dict[str, Any] = dict(parse_config(text) for text in args.config)
     with open_engine(args.directory, write=True, create=True) as engine:
-        topic = engine.create_topic(
-            args.topic,
-            partitions=args.partitions,
-            partitioner=args.partitioner,
-            if_exists="compare" if args.if_not_exists else "raise",
-            **config,
-        )
+        try:
+            topic = engine.create_topic(
+                args.topic,
+                partitions=args.partitions,
+                partitioner=args.partitioner,
+                if_exists="compare" if args.if_not_exists else "raise",
+                **config,
+            )
+        except TypeError as error:                  # a word where a number belongs, or the other way round
+            raise ConfigError(f"--config: {error}") from None
     if out.json:
         out.json_line({"topic": topic.name, "uuid": topic.uuid, "partitions": topic.partitions})
     else:
-        out.status(f"created {topic.name} with {topic.partitions} partitions")
+        out.status(f"created {topic.name} with {counted(topic.partitions, 'partition')}")
     return 0
 
 

@@ -53,6 +53,11 @@ def grouped(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 record`, `2,000 records`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 class Output:
     """Where a command prints to, and in which form."""
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, BinaryIO
 
 from pylog.cli.envelope import Envelope, decode
-from pylog.cli.output import Output
+from pylog.cli.output import Output, counted
 from pylog.cli.places import open_engine
 from pylog.errors import ConfigError, SerializationError
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
                         raise mistake
         finally:
             if not args.json:
-                out.status(f"{records:,} records, {size:,} bytes")
+                out.status(f"{counted(records, 'record')}, {counted(size, 'byte')}")
     if args.json:
         out.json_line({"records": records, "bytes": size})
     return 0

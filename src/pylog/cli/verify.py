@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pylog.cli.findings import Finding, exit_code
-from pylog.cli.output import Output
+from pylog.cli.output import Output, counted
 from pylog.cli.places import Target, all_segments, find_target
 
 NOTES = """\
@@ -70,6 +70,7 @@ def check(target: Target, args: argparse.Namespace, out: Output) -> list[Finding
     for report in reports:
         findings += report.findings
     bad = sum(finding.kind != "note" for finding in findings)
-    verdict = f"{bad} findings" if bad else "everything holds"
-    out.status(f"checked {len(segments)} segments of {len(reports)} partitions: {verdict}")
+    verdict = counted(bad, "finding") if bad else "everything holds"
+    checked = f"{counted(len(segments), 'segment')} of {counted(len(reports), 'partition')}"
+    out.status(f"checked {checked}: {verdict}")
     return findings

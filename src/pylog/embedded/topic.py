@@ -81,7 +81,7 @@ class TopicDirectories:
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise UnknownTopicError(f"there is no topic {name!r}: create_topic({name!r}) makes one") from None
+            raise UnknownTopicError(f"there is no topic {name!r}: create it first") from None
         except OSError as error:
             raise clear_error(error, directory) from None
         try:
