@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from pylog.errors import ConfigError
+from pylog.errors import ConfigError, UnsupportedError
 
 Durability = Literal["os", "interval", "sync"]
 Partitioner = Literal["murmur2", "xxh3"]
@@ -135,10 +135,16 @@ def check_choice(value: object, option: str, choices: Collection[str]) -> str:
     return value
 
 
+RETAINING = frozenset({"cleanup_policy", "retention_bytes", "retention_ms"})
+"""Options of Kafka's topics that a later release brings: a log keeps everything until then."""
+
+
 def check_known(given: Mapping[str, object], known: Collection[str], what: str) -> None:
     """Refuse options that do not exist, naming the nearest one that does."""
     for option in given:
         if option not in known:
+            if option in RETAINING:
+                raise UnsupportedError(f"this release of pylog has no {option} yet: a topic keeps everything")
             import difflib  # not needed by a program that makes no mistakes
 
             near = difflib.get_close_matches(option, known, 1)
