@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard src/logcore/*.pyx src/logcore/*.pxd) setup.py pyproject.toml
 
-.PHONY: venv demo test lint bench soak debug clean
+.PHONY: venv demo test lint bench sanitize soak debug clean
 
 venv: $(VENV)/.built $(VENV)/.test $(VENV)/.lint
 
@@ -43,7 +43,15 @@ demo: $(VENV)/.built $(VENV)/.demo
 bench: $(VENV)/.built $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.built $(VENV)/.test
+# the tests of the core under ASAN and UBSAN; a report ends the run. The leaks that Python leaves are not ours
+SANITIZERS = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)
+sanitize: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python tools/build_failpoints.py --sanitize
+	LD_PRELOAD="$(SANITIZERS)" PYTHONPATH=build/sanitized PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python -m pytest tests -q --capture sys \
+		--timeout 300 --ignore tests/crash --ignore tests/cli
+
+soak: sanitize
 	$(BIN)/python -m pytest tests -m soak --timeout 3600
 
 debug: $(VENV)/.built $(VENV)/.test

@@ -133,7 +133,8 @@ cdef class BatchBuilder:
         if self.attributes & ATTR_VALUE_NULLS:
             set_validity(self.value.validity, n, has_value)
         if self.attributes & ATTR_HEADERS:
-            memcpy(self.header.data + self.header.used, headers, headers_bytes)
+            if headers_bytes:            # without any `headers` may be NULL
+                memcpy(self.header.data + self.header.used, headers, headers_bytes)
             self.header.used += headers_bytes
             self.header.ends[n + 1] = <int32_t> self.header.used
         if self.attributes & ATTR_TIMESTAMPS:
@@ -223,7 +224,8 @@ cdef class BatchBuilder:
             moved = <uint8_t*> malloc(reserve + capacity + 8)
             if moved is NULL:
                 raise MemoryError()
-            memcpy(moved + reserve, self.value.data, self.value.used)
+            if self.value.used:
+                memcpy(moved + reserve, self.value.data, self.value.used)
             free(self.frame)
             self.frame = moved
             self.reserve = reserve

@@ -47,7 +47,8 @@ cdef inline uint8_t* put_column(uint8_t* at, const void* data, int64_t size) noe
     cdef int64_t padded = <int64_t> align8(size)
     if padded != size:
         memset(at + padded - 8, 0, 8)
-    memcpy(at, data, size)
+    if size:                             # data may be NULL then
+        memcpy(at, data, size)
     return at + padded
 
 
