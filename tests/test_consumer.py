@@ -332,16 +332,6 @@ def test_given_offsets_are_committed_as_they_are(engine: pylog.Engine) -> None:
         engine.consumer("t").commit()
 
 
-def test_a_group_has_one_subscribed_member_at_a_time(engine: pylog.Engine) -> None:
-    first = engine.consumer("t", group="g")
-    with pytest.raises(pylog.UnsupportedError, match="one"):
-        engine.consumer("t", group="g")
-    first.close()
-    second = engine.consumer("t", group="g")
-    second.unsubscribe()
-    engine.consumer("t", group="g").close()
-
-
 def test_a_dropped_member_leaves_its_group(engine: pylog.Engine) -> None:
     fill(engine, 3)
     engine.consumer("t", group="g").commit({("t", 0): 2})

@@ -6,7 +6,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,8 +129,6 @@ def test_what_later_releases_bring_is_refused_by_name(engine: pylog.Engine) -> N
         lambda: engine.create_topic("short", retention_ms=1000),  # type: ignore[call-arg]
         lambda: engine.alter_topic("t", cleanup_policy="compact"),  # type: ignore[call-arg]
         lambda: pylog.Aggregate,  # type: ignore[attr-defined]
-        lambda: engine.consumer("orders.*"),
-        lambda: engine.consumer([re.compile("orders")]),  # type: ignore[list-item]
     ):
         with pytest.raises(pylog.UnsupportedError):
             use()

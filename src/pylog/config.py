@@ -21,6 +21,7 @@ OffsetReset = Literal["earliest", "latest", "error"]
 WhenFull = Literal["block", "raise"]
 IfExists = Literal["compare", "raise"]
 OnTruncate = Literal["resume", "raise"]
+AssignorName = Literal["range", "round_robin", "cooperative_sticky", "weighted"]
 
 MAX_PARTITIONS = 100_000
 MIN_SEGMENT_BYTES = 16 << 10
@@ -88,6 +89,40 @@ class ProducerConfig:
     """What `send` does where the buffer is full: wait for room, or raise BufferFullError."""
     durability: Durability | None = None
     """What a flush waits for; None takes the topic's."""
+
+
+class GroupOptions(TypedDict, total=False):
+    """What engine.consumer takes for a member of a group."""
+
+    assignor: AssignorName
+    group_instance_id: str | None
+    capacity: float
+    session_timeout_ms: int
+    max_poll_interval_ms: int
+    rebalance_timeout_ms: int
+    enable_auto_commit: bool
+    auto_commit_interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """How a consumer is a member of its group."""
+
+    assignor: AssignorName = "cooperative_sticky"
+    """Who gets which partition; all members of a group say the same."""
+    group_instance_id: str | None = None
+    """A static member: what it had waits for it for session_timeout_ms when it closes or dies."""
+    capacity: float = 1.0
+    """With assignor="weighted": its share of the work, relative to the others'."""
+    session_timeout_ms: int = 10_000
+    """A process that is stopped for so long loses its partitions; one that dies loses them at once."""
+    max_poll_interval_ms: int = 300_000
+    """A member that does not poll for so long loses its partitions, however alive its process is."""
+    rebalance_timeout_ms: int = 60_000
+    """How long a member may keep a partition that is another's next, to finish what it has read."""
+    enable_auto_commit: bool = False
+    """Commit by itself, at a poll and at close, what the application was given before."""
+    auto_commit_interval_ms: int = 5_000
 
 
 def check_name(name: object, what: str) -> str:
@@ -224,4 +259,23 @@ def producer_config(given: Mapping[str, object]) -> ProducerConfig:
             f"buffer_bytes={config.buffer_bytes} is less than batch_bytes={config.batch_bytes}: "
             "no batch would fit"
         )
+    return config
+
+
+def group_config(given: Mapping[str, object]) -> GroupConfig:
+    """Return the complete options of a group member; TypeError or ConfigError as topic_config()."""
+    check_known(given, [option.name for option in fields(GroupConfig)], "a consumer")
+    config = GroupConfig(**given)  # type: ignore[arg-type]  # each is checked right here
+    check_choice(config.assignor, "assignor", get_args(AssignorName))
+    if config.group_instance_id is not None:
+        check_name(config.group_instance_id, "group instance")
+    if isinstance(config.capacity, bool) or not isinstance(config.capacity, int | float):
+        raise TypeError(f"capacity is a number, not {type(config.capacity).__name__}")
+    if not 1e-3 <= config.capacity <= 1e6:
+        raise ConfigError(f"capacity={config.capacity} is out of range: 0.001 to 1000000")
+    for option in ("session_timeout_ms", "max_poll_interval_ms", "rebalance_timeout_ms"):
+        check_count(getattr(config, option), option, 100, 86_400_000)
+    check_count(config.auto_commit_interval_ms, "auto_commit_interval_ms", 0, 86_400_000)
+    if not isinstance(config.enable_auto_commit, bool):
+        raise TypeError("enable_auto_commit is True or False")
     return config

@@ -7,6 +7,7 @@ which is what lets them run on every engine. Invariant: what an engine cannot do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Literal, Protocol, Self, Unpack, runtime_checkable
 
 from pylog.config import (
     Durability,
+    GroupOptions,
     IfExists,
     Isolation,
     OffsetReset,
@@ -23,6 +25,7 @@ from pylog.config import (
     TopicOptions,
 )
 from pylog.records import (
+    OffsetAndMetadata,
     OffsetAndTimestamp,
     Record,
     RecordBatch,
@@ -50,8 +53,13 @@ Columns = tuple[Any, Any]
 """(offsets int32[n+1], bytes): numpy arrays or anything with the buffer protocol."""
 Values = Sequence[bytes | None] | Columns | Any
 """A list, a pair of columns, or an Arrow array of binary."""
+Topics = str | re.Pattern[str] | Iterable[str | re.Pattern[str]]
 Partitions = Iterable[TopicPartition | tuple[str, int]]
 OnDelivery = Callable[[Sequence[RecordId], BaseException | None], None]
+OnAssign = Callable[[list[TopicPartition]], None]
+"""Called within a poll with the partitions that the consumer got, before their first record."""
+OnRevoke = Callable[[list[TopicPartition], float], None]
+"""Called within a poll with the partitions that go, and the seconds that are left to finish and commit."""
 TruncateCallback = Callable[[TopicPartition, int, int], None]
 """Called with the partition, the offset that was next, and the one at which reading goes on."""
 
@@ -110,8 +118,8 @@ class Arrivals(Protocol):
 class Consumer(Protocol):
     """Reads partitions and remembers how far. Belongs to one thread."""
 
-    def subscribe(self, topics: str | Iterable[str]) -> None:
-        """Read all partitions of the topics as the member of the group."""
+    def subscribe(self, topics: Topics) -> None:
+        """Read topics by name, glob or regular expression, sharing their partitions with the group."""
 
     def assign(self, partitions: Partitions) -> None:
         """Read exactly these partitions, in no group membership; commits still go to the group, if any."""
@@ -149,7 +157,9 @@ class Consumer(Protocol):
     def committed(self, partition: TopicPartition | tuple[str, int]) -> int | None:
         """Return the group's committed offset: the next to read."""
 
-    def commit(self, offsets: Mapping[TopicPartition | tuple[str, int], int] | None = None) -> None:
+    def commit(
+        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None = None
+    ) -> None:
         """Commit the given offsets, or what the application was given so far."""
 
     def pause(self, partitions: Partitions | None = None) -> None:
@@ -274,15 +284,18 @@ class Engine(Protocol):
 
     def consumer(
         self,
-        topics: str | Iterable[str] | None = None,
+        topics: Topics | None = None,
         *,
         group: str | None = None,
         auto_offset_reset: OffsetReset = "latest",
         isolation: Isolation = "published",
         timeout: float | None = None,
         on_truncate: OnTruncate | TruncateCallback = "resume",
+        on_assign: OnAssign | None = None,
+        on_revoke: OnRevoke | None = None,
         key_serde: str | Serde | None = None,
         value_serde: str | Serde | None = None,
+        **options: Unpack[GroupOptions],
     ) -> Consumer:
         """Open a consumer, subscribed where topics are given."""
 

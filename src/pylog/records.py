@@ -119,6 +119,13 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+class OffsetAndMetadata(NamedTuple):
+    """A committed offset, and up to 4096 bytes that the application keeps with it."""
+
+    offset: int
+    metadata: bytes = b""
+
+
 class OffsetAndTimestamp(NamedTuple):
     """The answer to "which record came first at or after that time"."""
 

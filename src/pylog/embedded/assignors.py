@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pylog.records import TopicPartition
 
-AssignorName = Literal["range", "round_robin", "cooperative_sticky", "weighted"]
 Assignment = dict[str, list[TopicPartition]]
 """The partitions of each member, by member_id."""
 Weights = Mapping[TopicPartition, float]

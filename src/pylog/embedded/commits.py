@@ -1,36 +1,42 @@
 """The committed offsets of one group, as a consumer uses them: `groups/<group>/<topic>.offsets`.
 
 They are as durable as their topic says: synced by the commit itself, within sync_interval_ms, or by close().
-Also the proof that a group has one subscribed member at a time, who holds the lock of `groups/<group>/member`
-until it closes or dies. Invariant: a commit names the epoch in which the records before it were read.
+Invariant: a commit names the epoch in which the records before it were read.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from logcore.offsets import OffsetTable
 from logcore.processes import fork_count
 from logcore.topic_log import TopicLog
-from logcore.whole_files import clear_error, make_directory, open_plain
 from pylog.config import TopicConfig
 from pylog.embedded.directory import check_real_directory
-from pylog.errors import ClosedError, DurabilityError, UnsupportedError
+from pylog.embedded.group_state import GroupFiles
+from pylog.errors import ClosedError, DurabilityError, FencedError, IllegalGenerationError
+from pylog.records import OffsetAndMetadata, TopicPartition
 
 if TYPE_CHECKING:
     from pylog.embedded.engine import EmbeddedEngine
+
+
+class Commit(NamedTuple):
+    """The next offset to read of a partition, and the epoch in which the record before it was read."""
+
+    log: TopicLog
+    partition: int
+    offset: int
+    epoch: int
+    metadata: bytes = b""
 
 
 class GroupOffsets:
     """What a group has committed for the topics that one consumer reads."""
 
     def __init__(self, engine: EmbeddedEngine, group: str) -> None:
-        self._membership = -1
         self._unsynced: set[str] = set()
         self._forks = fork_count()
         self.group = group
@@ -57,11 +63,39 @@ class GroupOffsets:
         found = self.table(log).committed(partition)
         return None if found is None else (found[0], found[1])
 
-    def commit(self, offsets: Iterable[tuple[TopicLog, int, int, int]]) -> None:
-        """Commit (log, partition, offset, epoch) each: seen by all processes on return."""
+    def committed_with_metadata(self, log: TopicLog, partition: int) -> OffsetAndMetadata | None:
+        """Return the last commit, or None; metadata that a power cut took is empty."""
+        found = self.table(log).committed(partition)
+        return None if found is None else OffsetAndMetadata(found[0], found[2] or b"")
+
+    def commit(self, commits: Iterable[Commit], held: Mapping[TopicPartition, int] | None) -> None:
+        """Commit: seen by all processes on return.
+
+        Args:
+            held: what the member has and since which generation; None for who is no member.
+
+        Raises:
+            IllegalGenerationError: a partition is another member's.
+        """
         durable = set()
-        for log, partition, offset, epoch in offsets:
-            self.table(log).commit(partition, offset, epoch, 0)
+        for commit in commits:
+            log, partition = commit.log, commit.partition
+            table = self.table(log)
+            if held is None:
+                generation = self._generation_of_nobody(table, partition)
+            else:
+                generation = held.get(TopicPartition(log.name, partition), -1)
+            try:
+                if generation < 0:
+                    raise FencedError(f"{log.name}-{partition} is not this consumer's to commit")
+                table.commit(partition, commit.offset, commit.epoch, generation, commit.metadata)
+            except FencedError as error:
+                raise IllegalGenerationError(
+                    f"group {self.group!r}: {log.name}-{partition} went to another member, which gets the "
+                    f"records from the last committed offset on: {error}",
+                    group=self.group,
+                    generation=max(generation, 0),
+                ) from None
             config = self._configs[log.name]
             if config.durability == "sync":
                 durable.add(log.name)
@@ -73,6 +107,15 @@ class GroupOffsets:
         for name in durable:
             self._tables[name].sync()
 
+    def _generation_of_nobody(self, table: OffsetTable, partition: int) -> int:
+        """Return what who is in no group commits with: possible while the group has no living member."""
+        generation = table.generation(partition)
+        if generation == 0:
+            return 0
+        state = GroupFiles(f"{self._directory}/members", self._registry, create=False).load()
+        living = (self._registry.lives(member.slot, member.incarnation) for member in state.members.values())
+        return -1 if any(living) else generation
+
     def flush_lingering(self) -> bool:
         """Sync what was committed since; a failure poisons the table, so that the next commit raises."""
         self._expects_flush = False
@@ -83,52 +126,12 @@ class GroupOffsets:
                     table.sync()
         return True
 
-    def join(self) -> None:
-        """Become the subscribed member of the group.
-
-        Raises:
-            UnsupportedError: it has one, in this process or another.
-        """
-        if self._membership >= 0 or self._registry.read_only:
-            return
-        make_directory(self._directory)
-        path = f"{self._directory}/member"
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fd = open_plain(directory, "member", path, os.O_RDWR | os.O_CREAT)
-        finally:
-            os.close(directory)
-        try:
-            os.fchmod(fd, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise UnsupportedError(
-                f"group {self.group!r} has a subscribed member already: it takes one at a "
-                "time; assign() partitions to several consumers, or use another group"
-            ) from None
-        except OSError as error:
-            os.close(fd)
-            raise clear_error(error, path) from None
-        self._membership = fd
-        _members.add(self)
-
-    def leave(self) -> None:
-        """Let another member subscribe."""
-        if self._membership >= 0:
-            if self._forks == fork_count():
-                # also for the copy of a child that has not closed it yet
-                fcntl.flock(self._membership, fcntl.LOCK_UN)
-            os.close(self._membership)
-            self._membership = -1
-
     def close(self) -> None:
-        """Sync what was committed, and let another member subscribe.
+        """Sync what was committed.
 
         Raises:
             DurabilityError: the disk failed; the commits are seen, but a power cut may take them.
         """
-        self.leave()
         try:
             for name in sorted(self._unsynced):
                 self._tables[name].sync()
@@ -137,7 +140,6 @@ class GroupOffsets:
 
     def __del__(self) -> None:
         # of a consumer that was dropped
-        self.leave()
         if self._forks == fork_count():
             self.flush_lingering()
 
@@ -146,15 +148,3 @@ class GroupOffsets:
         for table in self._tables.values():
             table.close()
         self._tables.clear()
-
-
-_members: weakref.WeakSet[GroupOffsets] = weakref.WeakSet()
-
-
-def _leave_in_child() -> None:
-    # the child shares its parent's open file, and with it the lock, which would outlive the parent
-    for member in list(_members):
-        member.leave()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)

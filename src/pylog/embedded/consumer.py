@@ -1,21 +1,20 @@
 """EmbeddedConsumer: reads partitions of one engine, waits for records, and remembers how far.
 
-A group has one subscribed member at a time. Invariant: what the application was not given yet is never behind
-a position, and so never behind what commit() commits.
+Alone, or as a member of a group whose other members are anywhere on the machine: see coordinator.py.
+Invariant: what the application was not given yet is never behind what commit() commits.
 """
 
 from __future__ import annotations
 
-import re
-import threading
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from logcore.processes import fork_count
 from pylog.clock import Deadline
 from pylog.config import (
+    GroupConfig,
     Isolation,
     OffsetReset,
     OnTruncate,
@@ -23,21 +22,25 @@ from pylog.config import (
     check_count,
     check_seconds,
 )
-from pylog.embedded.assignment import Assignment, nanoseconds, place_of, places_of
-from pylog.embedded.commits import GroupOffsets
+from pylog.embedded.assignment import Assignment, place_of, places_of
+from pylog.embedded.commits import Commit, GroupOffsets
+from pylog.embedded.coordinator import LOOK_SECONDS, Coordinator, Rebalance
 from pylog.embedded.partition_cursor import PartitionCursor
+from pylog.embedded.positions import PositionedReader
 from pylog.embedded.reading import check_offset
-from pylog.errors import ClosedError, ConfigError, ReadOnlyError, UnsupportedError
-from pylog.records import DecodedRecord, OffsetAndTimestamp, Record, RecordBatch, TopicPartition
+from pylog.embedded.subscription import Subscription, matching
+from pylog.errors import ClosedError, ConfigError, IllegalGenerationError, ReadOnlyError
+from pylog.records import DecodedRecord, OffsetAndMetadata, Record, RecordBatch, TopicPartition
 from pylog.serdes import serde_for
 
 if TYPE_CHECKING:
     from pylog.embedded.arrivals import Arrivals
     from pylog.embedded.engine import EmbeddedEngine
-    from pylog.engine import Partitions, TruncateCallback
+    from pylog.engine import OnAssign, OnRevoke, Partitions, Topics, TruncateCallback
     from pylog.serdes import Serde
 
-GLOB = frozenset("*?[")
+logger = logging.getLogger("pylog")
+
 RECORDS_AHEAD = 500
 """How many records iteration takes from a partition at once."""
 MOST_RECORDS = 1 << 20
@@ -45,6 +48,8 @@ SYNCED_POLL_SECONDS = 0.02
 """With isolation="synced": a sync wakes nobody, so look again after this."""
 READ_ONLY_POLL_SECONDS = 0.05
 """Who writes nothing cannot ask to be woken."""
+MEMBER_POLL_SECONDS = 2 * LOOK_SECONDS
+"""A member of a group looks after the others even where no record comes."""
 
 
 class Batches:
@@ -79,7 +84,7 @@ class Batches:
             self._let_go()
 
 
-class EmbeddedConsumer:
+class EmbeddedConsumer(PositionedReader):
     """A consumer of an EmbeddedEngine. Belongs to the thread that uses it first, and raises in others."""
 
     def __init__(
@@ -91,73 +96,75 @@ class EmbeddedConsumer:
         isolation: Isolation,
         timeout: float | None,
         on_truncate: OnTruncate | TruncateCallback,
+        on_assign: OnAssign | None,
+        on_revoke: OnRevoke | None,
         key_serde: str | Serde | None,
         value_serde: str | Serde | None,
+        config: GroupConfig,
     ) -> None:
-        self._closed = True
-        self._engine = engine
-        self._registry = engine._registry
-        self._forks = fork_count()
-        self._thread: int | None = None
+        synced = check_choice(isolation, "isolation", get_args(Isolation)) == "synced"
+        super().__init__(engine, synced=synced)
         self._reset = check_choice(auto_offset_reset, "auto_offset_reset", get_args(OffsetReset))
-        self._synced = check_choice(isolation, "isolation", get_args(Isolation)) == "synced"
-        self._longest_wait = SYNCED_POLL_SECONDS if self._synced else 1.0
+        self._longest_wait = SYNCED_POLL_SECONDS if synced else 1.0
         if engine.read_only:
             self._longest_wait = READ_ONLY_POLL_SECONDS
         self._timeout = check_seconds(timeout, "timeout")
         if not callable(on_truncate):
             check_choice(on_truncate, "on_truncate", get_args(OnTruncate))
         self._on_truncate = on_truncate
+        self._on_assign, self._on_revoke = on_assign, on_revoke
         self._key_serde = serde_for(key_serde, "key_serde")
         self._value_serde = serde_for(value_serde, "value_serde")
         self._decodes = self._key_serde is not None or self._value_serde is not None
-        self._assigned = Assignment()
-        # what iteration took and the application was not given yet: of one partition
-        self._ahead: list[Any] = []
-        self._given = 0
+        self._config = config
         self._offsets = None if group is None else GroupOffsets(engine, group)
+        self._coordinator: Coordinator | None = None
+        self._subscription: Subscription | None = None
+        self._known: set[str] = set()
+        self._topics_changed = 0
+        self._look_at = 0.0
+        self._commit_at = engine._clock.monotonic() + config.auto_commit_interval_ms / 1000
         self._closed = False
-
-    # ---- who may call -----------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if self._closed or self._engine.closed:
-            raise ClosedError("the consumer was closed")
-        if self._forks != fork_count():
-            raise ClosedError("the consumer was inherited through a fork: open one in the child")
-        thread = threading.get_ident()
-        if self._thread != thread:
-            if self._thread is not None:
-                raise UnsupportedError("a consumer belongs to the thread that used it first: use one each")
-            self._thread = thread
-
-    def _let_go(self) -> None:
-        """Belong to the thread that comes next, where this one has the consumer."""
-        if self._thread == threading.get_ident():
-            self._thread = None
 
     # ---- what is read -----------------------------------------------------------------------------------
 
-    def subscribe(self, topics: str | Iterable[str]) -> None:
-        """Read all partitions of one topic or several, from the group's committed offsets on.
+    def subscribe(self, topics: Topics) -> None:
+        """Read topics by name, glob or regular expression, from the group's committed offsets on.
+
+        With a group its members share the partitions. Topics that match later are read from their first
+        record. What is subscribed to before is replaced.
 
         Raises:
-            UnknownTopicError: one of them is not there.
-            UnsupportedError: the group has a subscribed member already, or a pattern is given.
+            UnknownTopicError: one that is named is not there.
+            ConfigError: the other members use another assignor.
         """
         self._check()
         self._subscribe(topics)
 
-    def _subscribe(self, topics: str | Iterable[str]) -> None:
-        names = [topics] if isinstance(topics, str | re.Pattern) else list(topics)
-        if any(isinstance(name, re.Pattern) or not GLOB.isdisjoint(name) for name in names):
-            raise UnsupportedError("this release of pylog subscribes to no patterns yet: name the topics")
-        if not names:
-            raise ConfigError("subscribe() needs a topic; unsubscribe() reads nothing")
-        places = [TopicPartition(name, p) for name in names for p in range(self._engine._partitions_of(name))]
-        if self._offsets is not None:
-            self._offsets.join()
-        self._take(places)
+    def _subscribe(self, topics: Topics) -> None:
+        subscription = Subscription(topics)
+        for name in subscription.topics:
+            self._engine._partitions_of(name)
+        self._topics_changed = self._engine._topics.changed()
+        self._known = self._matching(subscription)
+        self._subscription = subscription
+        self._longest_wait = min(self._longest_wait, MEMBER_POLL_SECONDS)
+        if self._offsets is None or self._engine.read_only:
+            self._take(self._all_of(self._known))
+            return
+        if self._coordinator is None:
+            self._coordinator = Coordinator(self._engine, self._offsets, self._config)
+        self._coordinator.join(subscription)
+        self._follow()
+        # also where nothing moved: a topic may have been deleted and made anew
+        self._take(sorted(self._coordinator.held))
+
+    def _matching(self, subscription: Subscription) -> set[str]:
+        return matching(subscription.topics, subscription.patterns, self._engine.list_topics())
+
+    def _all_of(self, topics: Iterable[str]) -> list[TopicPartition]:
+        counts = {name: self._engine._partitions_of(name) for name in sorted(topics)}
+        return [TopicPartition(name, p) for name, count in counts.items() for p in range(count)]
 
     def assign(self, partitions: Partitions) -> None:
         """Read exactly these (topic, partition) pairs; the group's committed offsets are still used.
@@ -169,16 +176,83 @@ class EmbeddedConsumer:
         places = places_of(partitions)
         for topic, partition in places:
             check_count(partition, "partition", 0, self._engine._partitions_of(topic) - 1)
-        if self._offsets is not None:
-            self._offsets.leave()
+        self._leave()
         self._take(places)
 
     def unsubscribe(self) -> None:
-        """Read nothing, and let another member of the group subscribe."""
+        """Read nothing, and leave the group to its other members."""
         self._check()
+        self._leave()
         self._take([])
-        if self._offsets is not None:
-            self._offsets.leave()
+
+    def _leave(self) -> None:
+        """Leave the group, after what close() and a rebalance do as well: commit if asked to, then revoke."""
+        self._subscription = None
+        coordinator = self._coordinator
+        if coordinator is None:
+            return
+        try:
+            places = sorted(coordinator.held)
+            if places:
+                self._auto_commit(coordinator, at_once=True)
+                if self._on_revoke is not None:
+                    self._on_revoke(places, self._config.rebalance_timeout_ms / 1000)
+        finally:
+            self._coordinator = None
+            coordinator.close()
+
+    # ---- the group --------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Do what a poll owes the group: say that we live, commit if asked to, take and give partitions."""
+        coordinator = self._coordinator
+        if coordinator is not None:
+            self._auto_commit(coordinator)
+            change = coordinator.follow()
+            if change is not None:
+                self._rebalanced(coordinator, change)
+        elif self._subscription is not None and self._subscription.patterns:
+            self._look_for_topics(self._subscription)
+
+    def _look_for_topics(self, subscription: Subscription) -> None:
+        now = self._engine._clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        changed = self._engine._topics.changed()
+        if changed != self._topics_changed:
+            self._topics_changed = changed
+            self._take(self._all_of(self._matching(subscription)))
+
+    def _rebalanced(self, coordinator: Coordinator, change: Rebalance) -> None:
+        """Give up what was taken, hand over what is to go, begin with what was gained."""
+        if change.lost:
+            self._take([place for place in self._assigned.cursors if place not in change.lost])
+        leaving = [*change.revoked, *change.lost]
+        try:
+            if change.revoked:
+                self._auto_commit(coordinator, at_once=True)
+            if leaving and self._on_revoke is not None:
+                self._on_revoke(leaving, self._config.rebalance_timeout_ms / 1000)
+        finally:
+            if change.revoked:
+                coordinator.release(change.revoked)
+            self._take(sorted(coordinator.held))
+        if change.gained and self._on_assign is not None:
+            self._on_assign(change.gained)
+
+    def _auto_commit(self, coordinator: Coordinator, *, at_once: bool = False) -> None:
+        """With enable_auto_commit: commit what the application was given before this call."""
+        if not self._config.enable_auto_commit:
+            return
+        now = self._engine._clock.monotonic()
+        if now < self._commit_at and not at_once:
+            return
+        self._commit_at = now + self._config.auto_commit_interval_ms / 1000
+        try:
+            self._commit(self._positions(), coordinator)
+        except IllegalGenerationError as error:
+            logger.warning("auto-commit: %s", error)
 
     def _take(self, places: list[TopicPartition]) -> None:
         self._give_back()
@@ -187,39 +261,15 @@ class EmbeddedConsumer:
     def _open_cursor(self, place: TopicPartition) -> PartitionCursor:
         log = self._engine._log(place.topic)
         committed = None if self._offsets is None else self._offsets.committed(log, place.partition)
+        came_later = self._subscription is not None and place.topic not in self._known
         return PartitionCursor(
             log,
             place.partition,
             committed=committed,
-            reset=self._reset,
+            reset="earliest" if came_later else self._reset,
             synced=self._synced,
             on_truncate=self._on_truncate,
         )
-
-    def assignment(self) -> list[TopicPartition]:
-        """Return what is read now."""
-        self._check()
-        return list(self._assigned.cursors)
-
-    def pause(self, partitions: Partitions | None = None) -> None:
-        """Give nothing of these partitions, or of all, until resume()."""
-        self._set_paused(partitions, True)
-
-    def resume(self, partitions: Partitions | None = None) -> None:
-        """Undo pause()."""
-        self._set_paused(partitions, False)
-
-    def _set_paused(self, partitions: Partitions | None, paused: bool) -> None:
-        self._check()
-        self._give_back()
-        for cursor in self._assigned.chosen(partitions):
-            cursor.paused = paused
-        self._assigned.activate()
-
-    def paused(self) -> list[TopicPartition]:
-        """Return what is paused."""
-        self._check()
-        return [place for place, cursor in self._assigned.cursors.items() if cursor.paused]
 
     # ---- reading ----------------------------------------------------------------------------------------
 
@@ -235,6 +285,8 @@ class EmbeddedConsumer:
         self._check()
         if max_records.__class__ is not int or not 0 < max_records <= MOST_RECORDS:
             check_count(max_records, "max_records", 1, MOST_RECORDS)
+        if self._ahead and self._coordinator is not None:
+            self._follow()
         if self._ahead:
             return self._rest(max_records)
         records = self._at_hand().fetch(max_records)
@@ -245,6 +297,8 @@ class EmbeddedConsumer:
 
     def _at_hand(self) -> Assignment:
         """Return what is assigned, as it is shared now."""
+        if self._subscription is not None:
+            self._follow()
         if self._engine.read_only:
             self._assigned.follow(self._engine._log)
         return self._assigned
@@ -290,6 +344,11 @@ class EmbeddedConsumer:
                 self._ahead = self._decoded(records) if self._decodes else records
             ahead = self._ahead
             while self._given < len(ahead):
+                if self._coordinator is not None and self._coordinator.stale():
+                    # a rebalance does not wait until all that was read ahead is done
+                    self._follow()
+                    if ahead is not self._ahead:
+                        break
                 record = ahead[self._given]
                 self._given += 1
                 yield record
@@ -303,13 +362,6 @@ class EmbeddedConsumer:
         if self._given >= len(self._ahead):
             self._ahead, self._given = [], 0
         return found
-
-    def _give_back(self) -> None:
-        """Stand again before what iteration took and the application was not given."""
-        if self._given < len(self._ahead):
-            record = self._ahead[self._given]
-            self._assigned.cursors[TopicPartition(record.topic, record.partition)].position = record.offset
-        self._ahead, self._given = [], 0
 
     def batches(self, timeout: float | None = None) -> Batches:
         """Yield columnar batches without a copy; ends where nothing came for timeout seconds.
@@ -336,86 +388,6 @@ class EmbeddedConsumer:
                     return
             yield batch
 
-    # ---- positions --------------------------------------------------------------------------------------
-
-    def position(self, partition: TopicPartition | tuple[str, int]) -> int:
-        """Return the offset of the next record that the application is given."""
-        self._check()
-        return self._position(self._assigned.cursor(partition))
-
-    def _position(self, cursor: PartitionCursor) -> int:
-        if self._given < len(self._ahead):
-            record = self._ahead[self._given]
-            if record.partition == cursor.partition and record.topic == cursor.log.name:
-                return int(record.offset)
-        return cursor.position
-
-    def seek(self, partition: TopicPartition | tuple[str, int], offset: int) -> None:
-        """Go on at an offset. Raises OffsetOutOfRangeError outside [log_start_offset, log_end_offset]."""
-        self._check()
-        cursor = self._assigned.cursor(partition)
-        self._give_back()
-        cursor.seek(offset)
-
-    def seek_to_beginning(self, partitions: Partitions | None = None) -> None:
-        """Go on at the log start offset of the partitions, or of all."""
-        self._check()
-        self._give_back()
-        for cursor in self._assigned.chosen(partitions):
-            cursor.seek(cursor.log.log_start_offset(cursor.partition))
-
-    def seek_to_end(self, partitions: Partitions | None = None) -> None:
-        """Go on at the log end offset of the partitions, or of all."""
-        self._check()
-        self._give_back()
-        for cursor in self._assigned.chosen(partitions):
-            cursor.seek(cursor.log.log_end_offset(cursor.partition))
-
-    def seek_to_time(self, time: int | datetime, partitions: Partitions | None = None) -> None:
-        """Go on at the first record with a timestamp at or after `time`, or at the end where none has.
-
-        Args:
-            time: Nanoseconds since 1970, or a datetime with a time zone.
-        """
-        self._check()
-        timestamp = nanoseconds(time)
-        self._give_back()
-        for cursor in self._assigned.chosen(partitions):
-            end = cursor.log.log_end_offset(cursor.partition)
-            found = cursor.offset_for_time(timestamp)
-            cursor.seek(end if found is None else found)
-
-    def offsets_for_times(
-        self, times: Mapping[TopicPartition | tuple[str, int], int | datetime]
-    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        """Return for each partition its first record at or after the time, or None where it has none."""
-        self._check()
-        found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
-        for partition, time in times.items():
-            topic, number = place_of(partition)
-            log = self._engine._log(topic)
-            reader = log.reader(number, log.log_start_offset(number), synced_only=self._synced)
-            offset = reader.offset_for_time(nanoseconds(time))
-            if offset is None:
-                found[TopicPartition(topic, number)] = None
-                continue
-            reader.seek(offset)
-            records = reader.poll(1)
-            found[TopicPartition(topic, number)] = OffsetAndTimestamp(offset, records[0].timestamp)
-        return found
-
-    def beginning_offsets(self, partitions: Partitions | None = None) -> dict[TopicPartition, int]:
-        """Return the log start offset of each, or of all that is assigned."""
-        self._check()
-        places = list(self._assigned.cursors) if partitions is None else places_of(partitions)
-        return {place: self._engine.log_start_offset(*place) for place in places}
-
-    def end_offsets(self, partitions: Partitions | None = None) -> dict[TopicPartition, int]:
-        """Return the log end offset of each, or of all that is assigned."""
-        self._check()
-        places = list(self._assigned.cursors) if partitions is None else places_of(partitions)
-        return {place: self._engine.log_end_offset(*place) for place in places}
-
     # ---- commits ----------------------------------------------------------------------------------------
 
     def _group(self) -> GroupOffsets:
@@ -425,14 +397,22 @@ class EmbeddedConsumer:
 
     def committed(self, partition: TopicPartition | tuple[str, int]) -> int | None:
         """Return the group's committed offset, the next to read; None where there is none."""
+        found = self.committed_with_metadata(partition)
+        return None if found is None else found.offset
+
+    def committed_with_metadata(
+        self, partition: TopicPartition | tuple[str, int]
+    ) -> OffsetAndMetadata | None:
+        """Return the group's committed offset and what was committed with it."""
         self._check()
         topic, number = place_of(partition)
         log = self._engine._log(topic)
         check_count(number, "partition", 0, log.partitions - 1)
-        found = self._group().committed(log, number)
-        return None if found is None else found[0]
+        return self._group().committed_with_metadata(log, number)
 
-    def commit(self, offsets: Mapping[TopicPartition | tuple[str, int], int] | None = None) -> None:
+    def commit(
+        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None = None
+    ) -> None:
         """Commit the given offsets (next to read), or those of all that the application was given so far.
 
         Seen by all processes on return; on disk as the topic's durability says: at once with "sync", within
@@ -441,21 +421,36 @@ class EmbeddedConsumer:
         Raises:
             ConfigError: the consumer has no group, or the partition is not assigned.
             OffsetOutOfRangeError: the log has no such offset.
-            FencedError: somebody newer has the partition.
+            IllegalGenerationError: another member has the partition now, and does again what this one did.
             DurabilityError: the disk failed.
         """
         self._check()
-        group = self._group()
+        self._group()
         if self._engine.read_only:
             raise ReadOnlyError("an engine opened with read_only=True commits nothing")
         if offsets is None:
-            cursors = [cursor for cursor in self._assigned.cursors.values() if not cursor.unset]
-            wanted = [(cursor, self._position(cursor)) for cursor in cursors]
-        else:
-            wanted = [(self._assigned.cursor(place), offset) for place, offset in offsets.items()]
-            for cursor, offset in wanted:
-                check_offset(cursor.log, cursor.partition, offset)
-        group.commit((cursor.log, cursor.partition, offset, cursor.epoch) for cursor, offset in wanted)
+            self._commit(self._positions(), self._coordinator)
+            return
+        wanted = []
+        for place, given in offsets.items():
+            offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
+            cursor = self._assigned.cursor(place)
+            check_offset(cursor.log, cursor.partition, offset)
+            wanted.append((cursor, offset, metadata))
+        self._commit(wanted, self._coordinator)
+
+    def _positions(self) -> list[tuple[PartitionCursor, int, bytes]]:
+        cursors = [cursor for cursor in self._assigned.cursors.values() if not cursor.unset]
+        return [(cursor, self._position(cursor), b"") for cursor in cursors]
+
+    def _commit(
+        self, wanted: list[tuple[PartitionCursor, int, bytes]], coordinator: Coordinator | None
+    ) -> None:
+        commits = [
+            Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata)
+            for cursor, offset, metadata in wanted
+        ]
+        self._group().commit(commits, None if coordinator is None else coordinator.held)
         self._assigned.counts["commits"] += 1
 
     # ---- asyncio, figures, the end ----------------------------------------------------------------------
@@ -481,12 +476,15 @@ class EmbeddedConsumer:
         return {**self._assigned.counts, "partitions": len(self._assigned.cursors)}
 
     def close(self) -> None:
-        """End, and let another member of the group subscribe. Commits nothing; what was committed is synced.
+        """End, and hand the partitions over to the other members. Commits only with enable_auto_commit.
 
-        Any thread may close it. In a forked child nothing of the parent's is touched.
+        What was committed is synced. Any thread may close it. In a forked child nothing of the parent's is
+        touched.
         """
         if self._closed:
             return
+        if self._forks == fork_count():
+            self._leave()
         self._closed = True
         self._engine._members.discard(self)
         self._assigned = Assignment()

@@ -7,12 +7,13 @@ the engine may do it before it changes anything.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from logcore.topic_log import TopicLog
 from pylog.config import (
     Durability,
+    GroupOptions,
     IfExists,
     Isolation,
     OffsetReset,
@@ -21,10 +22,20 @@ from pylog.config import (
     ProducerOptions,
     TopicOptions,
     check_name,
+    group_config,
 )
 from pylog.embedded.opened import OpenDirectory
 from pylog.embedded.reports import report_of
-from pylog.engine import Capability, Headers, OnDelivery, TruncateCallback, Values
+from pylog.engine import (
+    Capability,
+    Headers,
+    OnAssign,
+    OnDelivery,
+    OnRevoke,
+    Topics,
+    TruncateCallback,
+    Values,
+)
 from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
 from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
 from pylog.serdes import Serde
@@ -218,15 +229,18 @@ class EmbeddedEngine(OpenDirectory):
 
     def consumer(
         self,
-        topics: str | Iterable[str] | None = None,
+        topics: Topics | None = None,
         *,
         group: str | None = None,
         auto_offset_reset: OffsetReset = "latest",
         isolation: Isolation = "published",
         timeout: float | None = None,
         on_truncate: OnTruncate | TruncateCallback = "resume",
+        on_assign: OnAssign | None = None,
+        on_revoke: OnRevoke | None = None,
         key_serde: str | Serde | None = None,
         value_serde: str | Serde | None = None,
+        **options: Unpack[GroupOptions],
     ) -> EmbeddedConsumer:
         """Open a consumer; subscribed to the topics where they are given, else to be assigned partitions.
 
@@ -237,12 +251,14 @@ class EmbeddedEngine(OpenDirectory):
             timeout: Seconds without a record after which iteration ends; None: never.
             on_truncate: What happens where a power cut took records behind the position: "resume" at the
                 cut with a warning, "raise" LogTruncatedError, or a function that is called before resuming.
+            on_assign: Called within a poll with the partitions that the group gave this consumer.
+            on_revoke: Called within a poll with the partitions that go to others, and the seconds to finish.
             key_serde: "bytes", "str", "json" or an object with serialize and deserialize.
             value_serde: The same for values.
+            options: As a member of the group: see GroupConfig.
 
         Raises:
             UnknownTopicError, TypeError, ConfigError, ClosedError
-            UnsupportedError: the group has a subscribed member already.
         """
         from pylog.embedded.consumer import EmbeddedConsumer
 
@@ -256,8 +272,11 @@ class EmbeddedEngine(OpenDirectory):
             isolation=isolation,
             timeout=timeout,
             on_truncate=on_truncate,
+            on_assign=on_assign,
+            on_revoke=on_revoke,
             key_serde=key_serde,
             value_serde=value_serde,
+            config=group_config(options),
         )
         self._members.add(made)
         if topics is not None:

@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from logcore.hashing import xxh3_64
@@ -61,6 +62,13 @@ class TopicDirectories:
         except OSError as error:
             raise clear_error(error, self.path) from None
         return sorted(name for name in found if not name.startswith("."))
+
+    def changed(self) -> int:
+        """Return a number that is another one once a topic was made or deleted."""
+        try:
+            return Path(self.path).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def directory_of(self, name: str) -> str:
         """Return the directory of a topic, whether it is there or not."""
