@@ -116,6 +116,15 @@ def write(
     said.say("flushed", ends=ends)
 
 
+def roll_once(directory: str, journal: str, name: str) -> None:
+    """Fill the first segment of partition 0 and begin the second."""
+    said = Journal(Path(journal), name)
+    with pylog.open(directory) as engine:
+        writer = Writer(engine, said, random.Random(), 1)
+        while writer.batches < 14:
+            writer.append(0, 1, SIZES[-1], "os")
+
+
 def read(directory: str, journal: str, name: str, partitions: int, isolation: str = "published") -> None:
     """Read until killed."""
     said = Journal(Path(journal), name)
@@ -165,13 +174,13 @@ def verify(
 
 
 def read_back(engine: Engine, partitions: int) -> dict[str, Any]:
+    # the ends first: others may write while we read
+    ends = [engine.log_end_offset(TOPIC, p) for p in range(partitions)]
+    synced = [engine.synced_offset(TOPIC, p) for p in range(partitions)]
     reports = [
         [report.topic, report.partition, report.epoch, report.dropped_bytes, report.cut]
         for report in engine.recovery_reports()
     ]
-    # the ends first: others may write while we read
-    ends = [engine.log_end_offset(TOPIC, p) for p in range(partitions)]
-    synced = [engine.synced_offset(TOPIC, p) for p in range(partitions)]
     published = (record for p in range(partitions) for record in engine.read(TOPIC, p, 0))
     records = [record for record in published if record.offset < ends[record.partition]]
     return {
