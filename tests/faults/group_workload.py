@@ -60,6 +60,7 @@ def work(consumer: Any, said: Journal, records: list[pylog.Record]) -> None:
         [r.partition, r.offset, held[TOPIC, r.partition], (r.value or b"").decode()] for r in records
     ]
     said.say("handled", records=handled)
+    time.sleep(0.05)  # the work: whoever is stopped in it wakes up as a zombie that is about to commit
     offsets = {place: consumer.position(place) for place in held if place in consumer.assignment()}
     try:
         consumer.commit(offsets)
