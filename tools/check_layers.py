@@ -1,6 +1,6 @@
 """Checks that imports follow the arrows of the house.
 
-`cli -> everything`, `queues, eventsourcing, patterns, aio -> engine (protocols) + vocabulary`,
+`cli -> everything`, `queues, eventsourcing, patterns, aio, parallel -> engine (protocols) + vocabulary`,
 `embedded -> logcore + engine + vocabulary`, `vocabulary -> vocabulary + logcore's values and errors`,
 `logcore -> nothing of pylog`. Reads sources only and imports nothing of them; exit code 1 where one is wrong.
 """
@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("pylog.engine",), VOCABULARY),
     (("pylog.embedded",), ("logcore", *SEAM)),
     (("pylog.kafka",), SEAM),
-    (("pylog.queues", "pylog.retries", "pylog.aio"), ("pylog.queues", "pylog.retries", *SEAM)),
+    (("pylog.aio", "pylog.parallel"), SEAM),
+    (("pylog.queues", "pylog.retries"), ("pylog.queues", "pylog.retries", *SEAM)),
     (("pylog.eventsourcing",), ("pylog.queues", "pylog.retries", *SEAM)),
     (("pylog.patterns",), ("pylog.queues", "pylog.retries", "pylog.eventsourcing", *SEAM)),
     (("pylog.cli",), ("pylog", "logcore")),

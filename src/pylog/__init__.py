@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pylog.errors import UnknownTopicError as UnknownTopicError
     from pylog.errors import UnsupportedError as UnsupportedError
     from pylog.errors import VersionConflictError as VersionConflictError
+    from pylog.parallel import ParallelConsumer as ParallelConsumer
     from pylog.records import OffsetAndMetadata as OffsetAndMetadata
     from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
     from pylog.records import Record as Record
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pylog.config": ("TopicConfig",),
     "pylog.engine": ("Consumer", "Engine", "Producer"),
+    "pylog.parallel": ("ParallelConsumer",),
     "pylog.records": (
         "OffsetAndMetadata",
         "OffsetAndTimestamp",
