@@ -120,10 +120,10 @@ def make_directory(path: str) -> None:
         raise clear_error(error, path) from None
 
 
-def open_plain(directory: int, name: str, path: str, flags: int = os.O_RDWR) -> int:
+def open_plain(directory: int | None, name: str, path: str, flags: int = os.O_RDWR) -> int:
     """Open a plain file of an open directory and return its descriptor; links and devices are refused.
 
-    With O_CREAT among the flags it is made with mode 0600.
+    Without a directory the name is a path. With O_CREAT among the flags it is made with mode 0600.
 
     Raises:
         FileNotFoundError: there is none.

@@ -28,9 +28,11 @@ import damage
 
 TOPICS = {"plain": 2, "packed": 1}
 GROUP = "g"
+STATIC: Any = {"group": GROUP, "group_instance_id": "one", "auto_offset_reset": "earliest"}
 SEGMENT_BYTES = 16 << 10
 SECONDS_EACH = 40
 WAYS = ["flip"] * 10 + ["truncate", "truncate", "zero", "swap", "garbage", "replace", "replace"]
+OTHER_WAYS = [*WAYS, *["replace"] * 10]
 Content = tuple[int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 Place = tuple[str, int]
 Truth = dict[Place, dict[int, Content]]
@@ -55,8 +57,9 @@ def make_sound(directory: str, old: str) -> None:
     with pylog.open(directory) as engine:
         fill(engine, 20)
         engine.producer(producer_id="loader").close()
-        with engine.consumer("plain", group=GROUP, auto_offset_reset="earliest") as consumer:
-            assert consumer.poll(10)
+        # a static member, so that its place in the group is still there when it has left
+        with engine.consumer("plain", **STATIC) as consumer:
+            assert consumer.poll(10, timeout=10.0)
             consumer.commit()
 
 
@@ -107,6 +110,7 @@ class Damager:
         self.segments = {
             path: oracle.parse_segment(data) for path, data in self.bytes.items() if path.suffix == ".log"
         }
+        self.others = [path for path in self.files if path not in self.segments]
         active = {place: max(self.segments_of(place)) for place in places()}
         self.active = set(active.values())
         self.hurt: Path | None = None
@@ -130,10 +134,10 @@ class Damager:
 
     def apply(self, rng: random.Random, number: int) -> Damage:
         """Put damage number `number` into the sound directory."""
-        path = self.files[number % len(self.files)] if number % 3 == 0 else rng.choice(list(self.segments))
+        path = rng.choice(self.others if number % 3 == 0 else list(self.segments))
         target = self.work / path.relative_to(self.sound)
         self.hurt = path
-        way = rng.choice(WAYS)
+        way = rng.choice(WAYS if path in self.segments else OTHER_WAYS)
         data = self.bytes[path]
         if way == "replace" or not data:
             return self.replace(path, target, rng)
@@ -300,11 +304,14 @@ def read_directory(directory: Path, *, read_only: bool) -> Reading:
 
 
 def check_commit(engine: Engine) -> None:
-    """A committed offset is the one that was committed, an older one, or a named error."""
+    """A committed offset is the one that was committed, an older one, or a named error; so is joining."""
     try:
         with engine.consumer(group=GROUP) as consumer:
             committed = consumer.committed(("plain", 0))
         assert committed is None or 0 < committed <= 10, f"committed is {committed}"
+        with engine.consumer("plain", **STATIC) as consumer:
+            consumer.poll(10)
+            assert consumer.assignment(), "the only member has nothing"
     except PylogError:
         pass
 
@@ -334,8 +341,9 @@ def run(sound: str, old: str, work: str, seed: str, numbers: tuple[int, int]) ->
     found: dict[str, Any] = {"failures": [], "told": 0, "refused": 0, "appended": 0, "done": 0}
     for number in range(*numbers):
         faulthandler.dump_traceback_later(SECONDS_EACH, exit=True)  # a hang fails, and says where
-        read_only = number % 4 != 0
-        done = damager.apply(random.Random(f"{seed} {number}"), number)
+        rng = random.Random(f"{seed} {number}")
+        done = damager.apply(rng, number)
+        read_only = rng.random() < (0.75 if done.path.suffix == ".log" else 0.5)
         try:
             reading = read_directory(damager.work, read_only=read_only)
             check(done, truth, reading)

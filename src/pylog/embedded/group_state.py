@@ -20,7 +20,7 @@ from typing import Any
 
 from logcore.hashing import xxh3_64
 from logcore.processes import Registry
-from logcore.whole_files import clear_error, locked_directory, make_directory, open_plain, place_file
+from logcore.whole_files import locked_directory, make_directory, open_plain, place_file
 from pylog.embedded.directory import check_real_directory
 from pylog.errors import FormatError, UnsupportedError
 from pylog.records import TopicPartition
@@ -186,13 +186,15 @@ class GroupFiles:
     # ---- the document -------------------------------------------------------------------------------
 
     def load(self) -> GroupState:
-        """Return the document as it is now; an empty one where there is none."""
+        """Return the document as it is now; an empty one where there is none.
+
+        Raises:
+            FormatError: a link, a pipe or a directory stands in its place.
+        """
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = open_plain(None, self._path, self._path, os.O_RDONLY)
         except FileNotFoundError:
             return GroupState()
-        except OSError as error:
-            raise clear_error(error, self._path) from None
         with os.fdopen(fd, "rb") as file:
             return decode_state(file.read(MOST_STATE_BYTES), self._path)
 
