@@ -7,6 +7,7 @@ which is what lets them run on every engine. Invariant: what an engine cannot do
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -43,6 +44,7 @@ Capability = Literal[
     "columnar_batches",  # consumer.batches() without a copy
     "producer_resume",  # producer.resume_from and last_sequence
     "recover",  # engine.recover
+    "backup",  # engine.backup
     "transactions",  # engine.transaction
     "queues",  # engine.queue
     "event_store",  # engine.event_store, and append with a guard
@@ -322,6 +324,9 @@ class Engine(Protocol):
 
     def recover(self, topic: str, partition: int) -> None:
         """Take a partition whose sync failed into use again, cut at its synced offset."""
+
+    def backup(self, destination: str | os.PathLike[str]) -> Any:
+        """Copy all topics and committed offsets: see the capability "backup"."""
 
     def recovery_reports(self) -> list[RecoveryReport]:
         """Return what recovery did since this engine was opened."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "cat": "print records: from the beginning, the end, an offset or a time",
     "dump": "print one line per batch of a segment file or topic",
     "verify": "check every byte of a segment file, topic or data directory",
+    "backup": "copy a data directory, consistently, while others write to it",
     "bench": "measure what this machine does",
 }
 EPILOG = """\

@@ -6,6 +6,7 @@ the engine may do it before it changes anything.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
@@ -41,6 +42,7 @@ from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
 from pylog.serdes import Serde
 
 if TYPE_CHECKING:
+    from pylog.embedded.backup import BackupReport
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
 
@@ -52,6 +54,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "columnar_batches",
         "producer_resume",
         "recover",
+        "backup",
     }
 )
 
@@ -286,6 +289,27 @@ class EmbeddedEngine(OpenDirectory):
                 made.close()
                 raise
         return made
+
+    # ---- the whole directory ----------------------------------------------------------------------------
+
+    def backup(self, destination: str | os.PathLike[str]) -> BackupReport:
+        """Copy all topics and committed offsets, consistently, while everybody goes on; on disk on return.
+
+        Opening the copy restores it: it goes on under a new epoch, since the original's next records get the
+        same offsets. Sealed segments are hard links where both lie on one file system: they cost no space,
+        and `verify --repair` of the copy would change them in both.
+
+        Args:
+            destination: A path where nothing is; it appears when the backup is complete.
+
+        Raises:
+            ConfigError: something is there, or it lies inside the data directory.
+            DiskFullError, OSError: nothing is left at the destination.
+        """
+        from pylog.embedded.backup import back_up
+
+        self._check_open()
+        return back_up(self, destination)
 
     # ---- not there yet ----------------------------------------------------------------------------------
 
