@@ -20,6 +20,8 @@ VOCABULARY = (
     "pylog.serdes",
     "pylog.correlation",
     "pylog.clock",
+    "pylog.places",
+    "pylog.subscription",
 )
 SEAM = ("pylog.engine", *VOCABULARY)
 VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids")

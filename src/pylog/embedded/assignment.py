@@ -7,11 +7,11 @@ kept waiting by another one, whether that is busy or damaged.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 from logcore.topic_log import TopicLog
 from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.errors import ConfigError
+from pylog.places import place_of, places_of
 from pylog.records import Record, RecordBatch, TopicPartition
 
 
@@ -113,33 +113,3 @@ class Assignment:
             turn = self._turn
             self._turn = turn + 1 if turn + 1 < len(active) else 0
             yield active[turn]
-
-
-def place_of(given: object) -> TopicPartition:
-    """Return a (topic, partition) pair as TopicPartition; TypeError where it is none."""
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
-        if isinstance(given[1], bool) or not isinstance(given[1], int):
-            raise TypeError(f"partition is an int, not {type(given[1]).__name__}")
-        return TopicPartition(given[0], given[1])
-    raise TypeError(f"expected a (topic, partition) pair, not {given!r}")
-
-
-def places_of(given: object) -> list[TopicPartition]:
-    """Return an iterable of (topic, partition) pairs as a list without duplicates."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"expected (topic, partition) pairs, not {given!r}")
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
-        raise TypeError(f"expected a list of (topic, partition) pairs, not one: use [{given!r}]")
-    return list(dict.fromkeys(place_of(place) for place in given))
-
-
-def nanoseconds(time: int | datetime) -> int:
-    """Return ns since 1970 of an int (as it is) or a datetime with a time zone."""
-    if isinstance(time, datetime):
-        if time.tzinfo is None:
-            raise ConfigError("a datetime without a time zone is ambiguous: use one as datetime.now(UTC)")
-        since = time - datetime(1970, 1, 1, tzinfo=UTC)
-        return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-    if isinstance(time, bool) or not isinstance(time, int):
-        raise TypeError(f"a time is an int of ns since 1970 or a datetime, not {type(time).__name__}")
-    return time

@@ -22,16 +22,17 @@ from pylog.config import (
     check_count,
     check_seconds,
 )
-from pylog.embedded.assignment import Assignment, place_of, places_of
+from pylog.embedded.assignment import Assignment
 from pylog.embedded.commits import Commit, GroupOffsets
 from pylog.embedded.coordinator import LOOK_SECONDS, Coordinator, Rebalance
 from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.embedded.positions import PositionedReader
 from pylog.embedded.reading import check_offset
-from pylog.embedded.subscription import Subscription, matching
 from pylog.errors import ClosedError, ConfigError, IllegalGenerationError, ReadOnlyError
+from pylog.places import place_of, places_of
 from pylog.records import DecodedRecord, OffsetAndMetadata, Record, RecordBatch, TopicPartition
 from pylog.serdes import serde_for
+from pylog.subscription import Subscription, matching
 
 if TYPE_CHECKING:
     from pylog.embedded.arrivals import Arrivals

@@ -18,9 +18,9 @@ from logcore.processes import fork_count
 from pylog.embedded.assignors import ASSIGNORS, Candidate
 from pylog.embedded.commits import GroupOffsets
 from pylog.embedded.group_state import MAX_MEMBERS, GroupFiles, GroupState, Member, boot_time
-from pylog.embedded.subscription import Subscription, matching
 from pylog.errors import ConfigError, FencedError, UnknownTopicError, UnsupportedError
 from pylog.records import TopicPartition
+from pylog.subscription import Subscription, matching
 
 if TYPE_CHECKING:
     from pylog.config import GroupConfig

@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from logcore.processes import fork_count
-from pylog.embedded.assignment import Assignment, nanoseconds, place_of, places_of
+from pylog.embedded.assignment import Assignment
 from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.errors import ClosedError, UnsupportedError
+from pylog.places import nanoseconds, place_of, places_of
 from pylog.records import OffsetAndTimestamp, TopicPartition
 
 if TYPE_CHECKING:
