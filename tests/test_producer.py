@@ -473,3 +473,35 @@ def test_an_idempotent_producer_in_a_forked_child_leaves_the_parents_alone(engin
     producer.send("t", b"1", sequence=1)
     producer.close()
     assert values(engine) == [b"0", b"1"]
+
+
+def test_an_idempotent_producer_is_remembered_across_opens_and_many_segments(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", segment_bytes=16 << 10)
+        with engine.producer(producer_id="loader") as producer:
+            for sequence in range(50):
+                producer.send("t", bytes(1000), sequence=sequence)
+        engine.append_many("t", [bytes(1000)] * 40)
+    with pylog.open(data) as engine:
+        for _ in range(40):
+            engine.append("t", bytes(1000))
+        with engine.producer(producer_id="loader") as producer:
+            assert producer.last_sequence("t", 0) == 49
+
+
+def test_an_idempotent_producer_is_remembered_behind_a_cut(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", segment_bytes=16 << 10)
+        with engine.producer(producer_id="loader") as producer:
+            for sequence in range(50):
+                producer.send("t", bytes(1000), sequence=sequence)
+        engine.append_many("t", [bytes(1000)] * 40)
+    for name in ("clean", "control"):  # as after a power cut
+        (data / "topics" / "t" / name).unlink()
+    with pylog.open(data) as engine:
+        assert engine.append("t", bytes(1000)).offset == 90
+        assert next(iter(engine.read("t", 0, 90))).epoch == 1
+        for _ in range(40):
+            engine.append("t", bytes(1000))
+        with engine.producer(producer_id="loader") as producer:
+            assert producer.last_sequence("t", 0) == 49

@@ -17,7 +17,7 @@ from logcore.linux cimport CLOCK_REALTIME, EOWNERDEAD, clock_ns, write_all
 from logcore.partition_log cimport PartitionLog
 from logcore.producers cimport ProducerTable
 from logcore.scan cimport SCAN_BATCH, SCAN_END, SCAN_FOOTER, SegmentScan
-from logcore.segment cimport FIRST_ALLOCATION, fill_footer, fill_segment_header
+from logcore.segment cimport FIRST_ALLOCATION, Segment, fill_footer, fill_segment_header
 
 import os
 import secrets
@@ -75,8 +75,12 @@ def begin_segment(
 
 def producer_entries(PartitionLog log) -> bytes:
     """The producer table as footer entries: the last footer's and the active segment's batches."""
-    cdef ProducerTable table = producer_table(log.directory)
     cdef uint64_t position = log.slot.end - log.slot.active_base_byte_pos + SEGMENT_DATA_START
+    return entries_of(log, producer_table(list_segments(log.directory)), position)
+
+
+def entries_of(PartitionLog log, ProducerTable table, position: int) -> bytes:
+    """As many entries of the table, the newest, as a footer at `position` has room for."""
     cdef int most = <int> ((log.segment_bytes - position - FOOTER_PRODUCERS) // PRODUCER_ENTRY_BYTES)
     most = min(most, min(table.count, <int> MAX_PRODUCERS_PER_PARTITION))
     cdef uint8_t* out = <uint8_t*> calloc(max(most, 1), PRODUCER_ENTRY_BYTES)
@@ -89,15 +93,20 @@ def producer_entries(PartitionLog log) -> bytes:
         free(out)
 
 
-def producer_table(directory: str) -> ProducerTable:
-    """Rebuild the producer table of a partition: one footer, and the batches behind it."""
+def producer_table(segments: list[SegmentFile], end_position: int | None = None) -> ProducerTable:
+    """Rebuild the producer table of a partition: one footer, and the batches behind it.
+
+    `end_position` is where the last of the segments is to be cut.
+    """
     cdef ProducerTable table = ProducerTable()
     cdef SegmentScan scan
-    for segment in list_segments(directory)[-2:]:
+    for segment in segments[-2:]:
         scan = open_scan(segment)
         if scan is None:
             continue
         while scan.step() != SCAN_END:
+            if end_position is not None and segment is segments[-1] and scan.position >= end_position:
+                break
             if scan.kind == SCAN_BATCH:
                 table.note(scan.entry)
             elif scan.kind == SCAN_FOOTER:
@@ -106,12 +115,34 @@ def producer_table(directory: str) -> ProducerTable:
     return table
 
 
+def footer_producers(segment: SegmentFile) -> int:
+    """Entries of the producer table in the footer of a sealed segment."""
+    cdef Segment indexed
+    cdef SegmentScan scan = open_scan(segment)
+    if scan is None:
+        return 0
+    try:
+        indexed = Segment(segment.path, segment.named_epoch)
+        if indexed.load_index():             # so that not all of it has to be walked
+            scan.seek(indexed.index[indexed.index_count - 1].position)
+        while scan.step() != SCAN_END:
+            if scan.kind == SCAN_FOOTER:
+                return load32(scan.entry + FT_PRODUCER_COUNT)
+        return 0
+    finally:
+        scan.close()
+
+
 def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
     """Seal the surveyed segment at its end_position, on disk on return."""
     cdef bytes header = b""
-    cdef uint8_t footer[FOOTER_PRODUCERS]
     cdef uint64_t position = survey.end_position
     cdef int error
+    segments = [segment for segment in list_segments(log.directory) if segment.path not in survey.leftovers]
+    table = producer_table(segments[:segments.index(survey.segment) + 1], position)
+    cdef bytes entries = entries_of(log, table, position)
+    cdef bytearray whole = bytearray(FOOTER_PRODUCERS) + entries
+    cdef uint8_t* footer = <uint8_t*> <char*> whole
     fd = os.open(survey.segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         for place in (0, SEGMENT_HEADER_COPY):
@@ -121,10 +152,11 @@ def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
         fill_footer(
             footer, <const uint8_t*> <const char*> header, survey.next_offset, position, 0,
             survey.max_timestamp,
-            survey.synced_offset, flags, survey.next_epoch, clock_ns(CLOCK_REALTIME), 0,
+            survey.synced_offset, flags, survey.next_epoch, clock_ns(CLOCK_REALTIME),
+            len(entries) // PRODUCER_ENTRY_BYTES,
         )
-        os.posix_fallocate(fd, 0, position + FOOTER_PRODUCERS)
-        error = write_all(fd, footer, FOOTER_PRODUCERS, position)
+        os.posix_fallocate(fd, 0, position + len(whole))
+        error = write_all(fd, footer, len(whole), position)
         if error:
             raise OSError(error, os.strerror(error), survey.segment.path)
         os.fdatasync(fd)
@@ -241,7 +273,8 @@ def take_over(PartitionLog log, survey: Survey) -> None:
     slot.sealed_base_offset = -1
     slot.max_timestamp = survey.max_timestamp
     slot.log_start_offset = survey.start.log_start_offset
-    slot.producers = max(slot.producers, survey.producers)
+    before = list_segments(log.directory)[-2:-1]
+    slot.producers = max(slot.producers, survey.producers, *map(footer_producers, before), 0)
     slot.next_offset = survey.next_offset
     slot.writing_next_offset = survey.next_offset
     slot.end = slot.writing_end = survey.end

@@ -68,9 +68,10 @@ cdef class TopicBuffer:
         cdef BatchBuilder builder = self.builder(partition)
         cdef int64_t known
         from logcore.recovery import producer_table
+        from logcore.segment_files import list_segments
         log.take_lock()                      # an append of who held the id before us is over then
         self.log.control.unlock(partition)
-        last = producer_table(log.directory).last_sequence(producer_id)
+        last = producer_table(list_segments(log.directory)).last_sequence(producer_id)
         known = -1 if last is None else last
         if builder.record_count and (builder.first_sequence <= known or known < progress.appended):
             builder.reset()
