@@ -111,6 +111,7 @@ def test_a_closed_engine_says_so(data: Path) -> None:
         lambda: engine.log_end_offset("t", 0),
         lambda: engine.synced_offset("t", 0),
         lambda: engine.sync(),
+        lambda: engine.delete_records("t", 0, 0),
         lambda: engine.metrics(),
         lambda: engine.recovery_reports(),
         lambda: engine.queue("t"),

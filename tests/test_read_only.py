@@ -95,6 +95,7 @@ def test_every_write_is_refused_by_name(reader: pylog.Engine) -> None:
         lambda: reader.producer(),
         lambda: reader.sync(),
         lambda: reader.recover("t", 0),
+        lambda: reader.delete_records("t", 0, 0),
         lambda: consumer.commit(),
     ):
         with pytest.raises(pylog.ReadOnlyError):

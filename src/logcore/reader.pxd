@@ -19,6 +19,7 @@ cdef class PartitionReader:
     cdef readonly bint synced_only           # isolation "synced"
 
     cdef void limit(self, uint64_t* end, int64_t* next_offset) noexcept nogil
+    cdef int check_start(self) except -1
     cdef int locate(self, uint64_t end) except -1
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1
     cdef Segment open_segment(self, object file, int64_t behind)

@@ -12,7 +12,7 @@ from logcore.batch cimport RecordBatch, view_batch
 from logcore.batch_header cimport (
     STANDS_BATCH, STANDS_FOOTER, STANDS_NOTHING, max_timestamp_of, next_offset_of, what_stands,
 )
-from logcore.control cimport atomic_load32
+from logcore.control cimport atomic_load32, atomic_loadi64
 from logcore.format cimport *
 from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
@@ -58,6 +58,12 @@ cdef class PartitionReader:
         self.segment = None
         self.batch = None
 
+    cdef int check_start(self) except -1:
+        """Raise OffsetOutOfRangeError where the records at the position were deleted."""
+        if self.next_offset < atomic_loadi64(&self.log.slot.log_start_offset):
+            self.seek(self.next_offset)
+        return 0
+
     cdef int locate(self, uint64_t end) except -1:
         """Find the segment and the position of next_offset; no segment where nothing is published."""
         cdef list files = list_segments(self.log.directory)
@@ -68,7 +74,11 @@ cdef class PartitionReader:
                 break
         else:
             return 0
-        self.segment = self.open_segment(files[i], files[i + 1].base_offset if i + 1 < len(files) else -1)
+        try:
+            self.segment = self.open_segment(files[i], files[i + 1].base_offset if i + 1 < len(files) else -1)
+        except FileNotFoundError:
+            self.check_start()               # dropped since it was listed
+            raise
         if self.segment.base_offset > self.next_offset >= self.log.slot.log_start_offset:
             raise self.damage("the segment before it is missing", self.segment.base_offset)
         if i + 1 < len(files):
@@ -136,8 +146,7 @@ cdef class PartitionReader:
                 self.position = found.position_of(end_offset, found.file_limit)
             self.segment = found
             return 0
-        if self.next_offset < self.log.slot.log_start_offset:
-            self.seek(self.next_offset)      # deleted in the meantime: raises OffsetOutOfRangeError
+        self.check_start()                   # dropped in the meantime
         raise self.damage("the segment behind its footer is missing", behind)
 
     cdef RecordBatch fetch(self):
@@ -151,6 +160,7 @@ cdef class PartitionReader:
             raise ClosedError(f"topic {self.log.topic!r} was deleted")
         if atomic_load32(&self.log.slot.active_epoch) != self.epoch:
             self.note_cut()
+        self.check_start()
         while True:
             if self.segment is None:
                 self.locate(end)
@@ -346,7 +356,14 @@ cdef class PartitionReader:
         self.limit(&end, &last)
         files = list_segments(self.log.directory)
         for i, file in enumerate(files):
-            segment = self.open_segment(file, files[i + 1].base_offset if i + 1 < len(files) else -1)
+            if i + 1 < len(files) and files[i + 1].base_offset <= self.log.slot.log_start_offset:
+                continue
+            try:
+                segment = self.open_segment(file, files[i + 1].base_offset if i + 1 < len(files) else -1)
+            except FileNotFoundError:
+                if i + 1 < len(files) and files[i + 1].base_offset <= self.log.slot.log_start_offset:
+                    continue                 # dropped since it was listed
+                raise
             segment.load_index()
             if segment.base_byte_pos >= end:
                 break

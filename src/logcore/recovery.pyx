@@ -22,6 +22,7 @@ from logcore.segment cimport FIRST_ALLOCATION, Segment, fill_footer, fill_segmen
 import os
 import secrets
 
+from logcore.dropping import remove_below_start
 from logcore.errors import CorruptionError, DurabilityError
 from logcore.scan import parse_segment_header
 from logcore.segment_files import (
@@ -233,6 +234,7 @@ def recover_partition(PartitionLog log) -> None:
     sync_paths(log.directory)
     failpoint("recovery.synced")
     take_over(log, survey)
+    remove_below_start(log)
     report(log, survey)
 
 

@@ -242,7 +242,8 @@ def survey_files(
         # after a power cut the segment before the last may not have been on disk either
         if not same_boot and len(segments) > 1 and (before := open_scan(segments[-2])) is not None:
             scans.insert(0, before)
-        mark = max(durable_mark(scan) for scan in scans)
+        # nothing is deleted before it is on disk
+        mark = max(survey.start.log_start_offset, *(durable_mark(scan) for scan in scans))
         for number, scan in enumerate(scans):
             survey.segment = segments[number - len(scans)]
             survey.header = parse_segment_header(scan.header)

@@ -401,6 +401,11 @@ cdef class TopicLog:
         from logcore.recovery import cut_poisoned
         cut_poisoned(self.log(self.check_partition(partition)))
 
+    def delete_records(self, partition, before_offset: int) -> int:
+        """Delete the records before an offset, on disk on return; the log start offset. See drop_before()."""
+        from logcore.dropping import drop_before
+        return drop_before(self.log(self.check_partition(partition)), before_offset)
+
     def recovery_reports(self) -> list:
         """(partition, Survey) of each partition in which recovery dropped or found something."""
         opened = [log for log in self.logs if log is not None]

@@ -319,6 +319,9 @@ class Engine(Protocol):
     def synced_offset(self, topic: str, partition: int) -> int:
         """Return the offset below which a power cut takes nothing."""
 
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
+        """Delete the records before an offset, and return the log start offset."""
+
     def sync(self, topic: str | None = None, partition: int | None = None) -> None:
         """Return when all that is visible now is on disk."""
 

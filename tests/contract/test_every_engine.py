@@ -18,6 +18,16 @@ def test_it_is_what_the_protocols_say(engine: Engine) -> None:
         assert isinstance(consumer, Consumer)
 
 
+def test_records_are_deleted_up_to_an_offset(engine: Engine) -> None:
+    engine.create_topic("t")
+    engine.append_many("t", [b"0", b"1", b"2"])
+    assert engine.delete_records("t", 0, 2) == 2
+    assert engine.log_start_offset("t", 0) == 2
+    assert [record.value for record in engine.read("t")] == [b"2"]
+    with pytest.raises(pylog.OffsetOutOfRangeError):
+        engine.delete_records("t", 0, 4)
+
+
 # ---- topics --------------------------------------------------------------------------------------------
 
 

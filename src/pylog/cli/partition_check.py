@@ -31,11 +31,13 @@ class PartitionReport:
         self.segments: list[SegmentReport] = []
         self.findings: list[Finding] = []
         self.log_start_offset = 0
+        self.deleted_before = 0
+        """What `start` says: below it all was on disk once."""
 
     @property
     def mark(self) -> int:
         """The durable mark."""
-        return max((segment.mark for segment in self.segments), default=0)
+        return max(self.deleted_before, *(segment.mark for segment in self.segments), 0)
 
     @property
     def next_offset(self) -> int:
@@ -79,7 +81,7 @@ def check_partition(directory: Path, topic: dict[str, Any] | None, done: Done) -
     """Check all segments of a partition and the chain that they make."""
     report = PartitionReport(f"{directory.absolute().parent.name}-{directory.name}")
     try:
-        report.log_start_offset = read_start(str(directory)).log_start_offset
+        report.log_start_offset = report.deleted_before = read_start(str(directory)).log_start_offset
     except (CorruptionError, OSError) as error:
         report.findings.append(Finding("corrupt", str(directory / "start"), str(error)))
     checked = []

@@ -26,6 +26,7 @@ from pylog.config import (
     group_config,
 )
 from pylog.embedded.opened import OpenDirectory
+from pylog.embedded.reading import check_offset_type
 from pylog.embedded.reports import report_of
 from pylog.engine import (
     Capability,
@@ -344,6 +345,25 @@ class EmbeddedEngine(OpenDirectory):
     def synced_offset(self, topic: str, partition: int) -> int:
         """Return the offset below which a power cut takes nothing."""
         found: int = self._log(topic).synced_offset(partition)
+        return found
+
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
+        """Delete the records before an offset for everybody, on disk on return.
+
+        Files go once all their records are deleted. Who reads below the offset gets OffsetOutOfRangeError;
+        consumers go on where their auto_offset_reset says.
+
+        Returns:
+            The log start offset: `before_offset`, or a larger one where more had been deleted before.
+
+        Raises:
+            OffsetOutOfRangeError: beyond the log end offset.
+            UnknownTopicError, TypeError, ConfigError, DurabilityError, DiskFullError, LockTimeoutError,
+            ReadOnlyError, ClosedError
+        """
+        self._writable("delete records")
+        check_offset_type(before_offset)
+        found: int = self._log(topic).delete_records(partition, before_offset)
         return found
 
     def sync(self, topic: str | None = None, partition: int | None = None) -> None:

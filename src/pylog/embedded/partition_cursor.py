@@ -160,22 +160,27 @@ class PartitionCursor:
 
     def poll(self, max_records: int) -> list[Record]:
         """Return up to max_records that are there, and stand behind them."""
-        self.prepare()
-        try:
-            records: list[Record] = self._reader.poll(max_records)
-        except OffsetOutOfRangeError as error:
-            self.reset(error)
-            self._reader.seek(self.position)
-            records = self._reader.poll(max_records)
-        self.position = self._reader.offset
+        records: list[Record] = self._read(lambda: self._reader.poll(max_records))
         return records
 
     def next_batch(self) -> RecordBatch | None:
         """Return the batch that holds the position, whole, or None where there is none yet."""
-        self.prepare()
-        batch: RecordBatch | None = self._reader.next_batch()
-        self.position = self._reader.offset
+        batch: RecordBatch | None = self._read(lambda: self._reader.next_batch())
         return batch
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        """Read from the position, or from where auto_offset_reset says if that was deleted."""
+        try:
+            self.prepare()
+            found = read()
+        except OffsetOutOfRangeError as error:
+            if self.unset:
+                raise
+            self.reset(error)
+            self._reader.seek(self.position)
+            found = read()
+        self.position = self._reader.offset
+        return found
 
     def offset_for_time(self, timestamp: int) -> int | None:
         """Return the first offset with a timestamp at or after `timestamp` ns, None where there is none."""

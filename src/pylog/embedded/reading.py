@@ -16,19 +16,25 @@ from pylog.records import Record
 RECORDS_AT_ONCE = 1000
 
 
-def check_offset(log: TopicLog, partition: int, offset: object) -> int:
-    """Return `offset` if the partition has it or ends at it; TypeError or OffsetOutOfRangeError otherwise."""
+def check_offset_type(offset: object) -> int:
+    """Return `offset` if it is an int, and no bool; TypeError otherwise."""
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise TypeError(f"an offset is an int, not {type(offset).__name__}")
+    return offset
+
+
+def check_offset(log: TopicLog, partition: int, offset: object) -> int:
+    """Return `offset` if the partition has it or ends at it; TypeError or OffsetOutOfRangeError otherwise."""
+    wanted = check_offset_type(offset)
     first, end = log.log_start_offset(partition), log.log_end_offset(partition)
-    if not first <= offset <= end:
+    if not first <= wanted <= end:
         raise OffsetOutOfRangeError(
             f"offset {offset} of {log.name}-{partition} is outside [{first}, {end}]",
-            offset=offset,
+            offset=wanted,
             log_start_offset=first,
             log_end_offset=end,
         )
-    return offset
+    return wanted
 
 
 def read_to_end(
