@@ -35,7 +35,7 @@ def test_a_dict_a_generator_and_nothing_are_headers() -> None:
         ([("\ud800", b"")], ValueError, "cannot be encoded"),
         ([("n" * 65536, b"")], ValueError, "limit of 65535"),
         ([("n", b"")] * 1025, ValueError, "limit of 1024"),
-        (7, TypeError, "not iterable"),
+        (7, TypeError, "iterable of .*, not int"),
     ],
 )
 def test_wrong_headers_are_named(wrong: object, error: type[Exception], said: str) -> None:

@@ -40,7 +40,7 @@ cdef class RecordAccumulator:
     cdef int check_fence(self) except -1
     cdef void leave(self, int64_t size, int records) noexcept
     cdef int64_t check_sequence(self, object sequence) except -1
-    cdef progress_t* progress_of(self, object topic, int partition) except NULL
+    cdef progress_t* progress_of(self, object topic, object where) except NULL
     cdef int flush_now(self, double deadline) except -1
     cdef int put(
         self, TopicBuffer buffer, int partition, const uint8_t* key, Py_ssize_t key_bytes,

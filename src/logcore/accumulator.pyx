@@ -417,14 +417,15 @@ cdef class RecordAccumulator:
         self.leave(size - builder.body_bytes, records - builder.record_count)
         return 0
 
-    cdef progress_t* progress_of(self, object topic, int partition) except NULL:
+    cdef progress_t* progress_of(self, object topic, object where) except NULL:
         """What the log has of this producer in one partition."""
         cdef TopicBuffer buffer
+        cdef int partition
         if self.identity is None:
             raise ConfigError("last_sequence and resume_from need a producer opened with producer_id=")
         self.attend()
         buffer = self.turn_to(topic)
-        partition = buffer.log.check_partition(partition)
+        partition = buffer.log.check_partition(where)
         if not buffer.progress[partition].asked:
             self.begin()
             try:
@@ -485,7 +486,7 @@ cdef class RecordAccumulator:
         finally:
             self.closed = self.unusual = True
 
-    def last_sequence(self, topic, int partition):
+    def last_sequence(self, topic, partition):
         """The last sequence of this producer_id that is in a partition's log, or None."""
         cdef int64_t appended = self.progress_of(topic, partition).appended
         return None if appended < 0 else appended

@@ -12,7 +12,7 @@ cdef class BulkAppend:
     cdef TopicLog topic
     cdef object values, keys                 # lists or tuples; None where `columns` has them
     cdef RecordColumns columns
-    cdef object timestamps, headers          # one for each record, or None
+    cdef list timestamps, headers            # ns, encoded: one for each record, or None
     cdef RecordIds ids                       # of what is in so far
     cdef Py_ssize_t count, appended
     cdef set touched                         # partitions

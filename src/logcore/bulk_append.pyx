@@ -8,6 +8,7 @@ before the first batch is appended, and `ids` always tells exactly what is in.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from cpython.sequence cimport PySequence_Check
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport malloc
 
@@ -37,20 +38,32 @@ cdef class BulkAppend:
             check_list(values, keys)
             self.values, self.keys = values, keys
             self.count = len(values)
-        self.timestamps, self.headers = timestamps, headers
         for name, given in (("timestamps", timestamps), ("headers", headers)):
-            if given is not None and len(given) != self.count:
+            if given is None:
+                continue
+            if not PySequence_Check(given):
+                raise TypeError(f"{name} are a list, one for each value, not {type(given).__name__}")
+            if len(given) != self.count:
                 raise ValueError(f"{len(given)} {name} for {self.count} values: one for each is needed")
+        if timestamps is not None:
+            self.timestamps = [check_timestamp(timestamp) for timestamp in timestamps]
+        if headers is not None:
+            self.headers = [encode_headers(one) for one in headers]
         self.check_sizes()
         self.ids = new_record_ids(topic.name)
         self.touched = set()
 
     cdef int check_sizes(self) except -1:
         cdef Py_ssize_t i, key_bytes = NULL_LENGTH, value_bytes = NULL_LENGTH
-        cdef const uint8_t* data
+        cdef const uint8_t* data = NULL
         cdef PyObject** values
         cdef PyObject** keys
         cdef uint64_t limit = self.topic.max_record_bytes
+        if self.headers is not None:
+            for i in range(self.count):
+                self.record(i, &data, &key_bytes, &data, &value_bytes)
+                self.topic.check_record(key_bytes, value_bytes, PyBytes_GET_SIZE(<bytes> self.headers[i]))
+            return 0
         if self.columns is not None:
             return self.topic.check_record(NULL_LENGTH, self.columns.largest(), 0)
         values = fast_items(self.values)
@@ -151,12 +164,11 @@ cdef class BulkAppend:
                 partition = self.topic.partition_of(key, key_bytes)
             partition_of[i] = partition
             if self.timestamps is not None:
-                stamp = check_timestamp(self.timestamps[i])
+                stamp = self.timestamps[i]
             if self.headers is not None:
-                encoded = encode_headers(self.headers[i])
+                encoded = self.headers[i]
                 headers = <const uint8_t*> PyBytes_AS_STRING(encoded)
                 headers_bytes = PyBytes_GET_SIZE(encoded)
-                self.topic.check_record(key_bytes, value_bytes, headers_bytes)
             builder = <BatchBuilder> builders[partition]
             if builder is None:
                 builder = builders[partition] = self.topic.take_builder()

@@ -31,8 +31,8 @@ from logcore.errors import (
     ClosedError, ConfigError, CorruptionError, DurabilityError, FencedError, LockTimeoutError, ReadOnlyError,
 )
 from logcore.offsets_file import (
-    HEADER_PLACES, blocks_for, empty_table, encode_header, file_bytes, metadata_path, metadata_position,
-    read_header,
+    HEADER_PLACES, blocks_for, check_metadata, empty_table, encode_header, file_bytes, metadata_path,
+    metadata_position, read_header,
 )
 from logcore.whole_files import (
     LOCK_SECONDS, clear_error, locked_directory, make_directory, open_plain, place_file, remove_leftovers,
@@ -40,7 +40,6 @@ from logcore.whole_files import (
 
 cdef enum:
     SHARED_PAGE = 4096           # file position of offsets_shared_t
-    METADATA_MOST = 4096
     READ_TRIES = 1000
     METADATA_TRIES = 50
     NEITHER = -1
@@ -114,8 +113,7 @@ cdef class OffsetTable:
         self._check_numbers(partition, generation)
         if not 0 <= offset < 1 << 63 or not 0 <= epoch < 1 << 32:
             raise ConfigError(f"cannot commit offset {offset} in epoch {epoch}")
-        if not isinstance(metadata, bytes) or len(metadata) > METADATA_MOST:
-            raise ConfigError(f"commit metadata is bytes, at most {METADATA_MOST} of them")
+        check_metadata(metadata)
         self.lock()
         try:
             self.check_generation(partition, generation)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from logcore.errors import CorruptionError, FormatError
+from logcore.errors import ConfigError, CorruptionError, FormatError
 from logcore.hashing import checksum_header
 
 FIRST_BLOCK = 8192
@@ -36,6 +36,12 @@ def file_bytes(blocks: int) -> int:
 def metadata_path(path: str) -> str:
     """Where the commit metadata of the table at `path` is."""
     return path.removesuffix(".offsets") + ".metadata"
+
+
+def check_metadata(metadata: object) -> None:
+    """Raise ConfigError where `metadata` is not what may be kept with a commit."""
+    if not isinstance(metadata, bytes) or len(metadata) > METADATA_BYTES:
+        raise ConfigError(f"commit metadata is bytes, at most {METADATA_BYTES} of them")
 
 
 def metadata_position(partition: int, which: int) -> int:

@@ -43,7 +43,7 @@ cdef bytes encode_headers(object headers):
     cdef uint8_t* at
     if headers is None:
         return b""
-    if isinstance(headers, (str, bytes)):
+    if isinstance(headers, (str, bytes)) or not hasattr(headers, "__iter__"):
         raise TypeError(f"headers are a dict or an iterable of (name, value), not {type(headers).__name__}")
     pairs = [one_header(item) for item in (headers.items() if isinstance(headers, dict) else headers)]
     if len(pairs) > MAX_HEADERS_PER_RECORD:

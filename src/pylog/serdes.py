@@ -95,7 +95,7 @@ def serde_for(given: str | Serde | None, option: str) -> Serde | None:
     Raises:
         ConfigError: it is neither a known name nor an object with serialize and deserialize.
     """
-    if given is None or given == "bytes":
+    if given is None or (isinstance(given, str) and given == "bytes"):
         return None
     if isinstance(given, str):
         if given not in BUILT_IN:

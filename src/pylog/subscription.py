@@ -19,11 +19,15 @@ class Subscription:
     def __init__(self, topics: str | re.Pattern[str] | Iterable[str | re.Pattern[str]]) -> None:
         self.topics: list[str] = []
         self.patterns: list[str] = []
+        if not isinstance(topics, str | re.Pattern | Iterable) or isinstance(topics, bytes):
+            raise TypeError(f"topics are a str, a pattern or a list of these, not {type(topics).__name__}")
         wanted = [topics] if isinstance(topics, str | re.Pattern) else list(topics)
         if not wanted:
             raise ConfigError("subscribe() needs a topic; unsubscribe() reads nothing")
         for topic in wanted:
             if isinstance(topic, re.Pattern):
+                if not isinstance(topic.pattern, str):
+                    raise TypeError(f"a pattern of names is one of str, not {topic.pattern!r}")
                 flags = "".join(letter for letter, flag in INLINE_FLAGS.items() if topic.flags & flag)
                 self.patterns.append(f"(?{flags}:{topic.pattern})" if flags else topic.pattern)
             elif isinstance(topic, str) and not GLOB.isdisjoint(topic):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
+from logcore.offsets_file import check_metadata
 from logcore.processes import fork_count
 from pylog.clock import Deadline
 from pylog.config import (
@@ -29,7 +30,7 @@ from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.embedded.positions import PositionedReader
 from pylog.embedded.reading import check_offset
 from pylog.errors import ClosedError, ConfigError, IllegalGenerationError, ReadOnlyError
-from pylog.places import place_of, places_of
+from pylog.places import by_place, place_of, places_of
 from pylog.records import DecodedRecord, OffsetAndMetadata, Record, RecordBatch, TopicPartition
 from pylog.serdes import serde_for
 from pylog.subscription import Subscription, matching
@@ -433,8 +434,9 @@ class EmbeddedConsumer(PositionedReader):
             self._commit(self._positions(), self._coordinator)
             return
         wanted = []
-        for place, given in offsets.items():
+        for place, given in by_place(offsets, "offsets"):
             offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
+            check_metadata(metadata)
             cursor = self._assigned.cursor(place)
             check_offset(cursor.log, cursor.partition, offset)
             wanted.append((cursor, offset, metadata))

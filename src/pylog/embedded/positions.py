@@ -15,7 +15,7 @@ from logcore.processes import fork_count
 from pylog.embedded.assignment import Assignment
 from pylog.embedded.partition_cursor import PartitionCursor
 from pylog.errors import ClosedError, UnsupportedError
-from pylog.places import nanoseconds, place_of, places_of
+from pylog.places import by_place, nanoseconds, places_of
 from pylog.records import OffsetAndTimestamp, TopicPartition
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class PositionedReader:
         """Return for each partition its first record at or after the time, or None where it has none."""
         self._check()
         found: dict[TopicPartition, OffsetAndTimestamp | None] = {}
-        for partition, time in times.items():
-            topic, number = place_of(partition)
+        for (topic, number), time in by_place(times, "times"):
             log = self._engine._log(topic)
             reader = log.reader(number, log.log_start_offset(number), synced_only=self._synced)
             offset = reader.offset_for_time(nanoseconds(time))
