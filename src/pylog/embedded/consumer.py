@@ -113,6 +113,9 @@ class EmbeddedConsumer(PositionedReader):
         self._timeout = check_seconds(timeout, "timeout")
         if not callable(on_truncate):
             check_choice(on_truncate, "on_truncate", get_args(OnTruncate))
+        for name, given in (("on_assign", on_assign), ("on_revoke", on_revoke)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name} is a function, not {type(given).__name__}")
         self._on_truncate = on_truncate
         self._on_assign, self._on_revoke = on_assign, on_revoke
         self._key_serde = serde_for(key_serde, "key_serde")
