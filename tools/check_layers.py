@@ -17,6 +17,7 @@ VOCABULARY = (
     "pylog.errors",
     "pylog.records",
     "pylog.config",
+    "pylog.groups",
     "pylog.serdes",
     "pylog.correlation",
     "pylog.clock",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pylog.errors import DurabilityError as DurabilityError
     from pylog.errors import FencedError as FencedError
     from pylog.errors import FormatError as FormatError
+    from pylog.errors import GroupNotEmptyError as GroupNotEmptyError
     from pylog.errors import IllegalGenerationError as IllegalGenerationError
     from pylog.errors import LeaseLostError as LeaseLostError
     from pylog.errors import LockTimeoutError as LockTimeoutError
@@ -40,9 +41,14 @@ if TYPE_CHECKING:
     from pylog.errors import SerializationError as SerializationError
     from pylog.errors import TopicConfigError as TopicConfigError
     from pylog.errors import TopicExistsError as TopicExistsError
+    from pylog.errors import UnknownGroupError as UnknownGroupError
     from pylog.errors import UnknownTopicError as UnknownTopicError
     from pylog.errors import UnsupportedError as UnsupportedError
     from pylog.errors import VersionConflictError as VersionConflictError
+    from pylog.groups import GroupDescription as GroupDescription
+    from pylog.groups import GroupMember as GroupMember
+    from pylog.groups import OffsetChange as OffsetChange
+    from pylog.groups import PartitionLag as PartitionLag
     from pylog.parallel import ParallelConsumer as ParallelConsumer
     from pylog.records import OffsetAndMetadata as OffsetAndMetadata
     from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
@@ -60,6 +66,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pylog.config": ("TopicConfig",),
     "pylog.engine": ("Consumer", "Engine", "Producer"),
+    "pylog.groups": ("GroupDescription", "GroupMember", "OffsetChange", "PartitionLag"),
     "pylog.parallel": ("ParallelConsumer",),
     "pylog.records": (
         "OffsetAndMetadata",

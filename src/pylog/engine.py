@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, Unpack, runtime_checkable
 
@@ -25,6 +25,7 @@ from pylog.config import (
     ProducerOptions,
     TopicOptions,
 )
+from pylog.groups import GroupDescription, OffsetChange
 from pylog.records import (
     OffsetAndMetadata,
     OffsetAndTimestamp,
@@ -57,6 +58,15 @@ Values = Sequence[bytes | None] | Columns | Any
 """A list, a pair of columns, or an Arrow array of binary."""
 Topics = str | re.Pattern[str] | Iterable[str | re.Pattern[str]]
 Partitions = Iterable[TopicPartition | tuple[str, int]]
+ResetTarget = (
+    Literal["earliest", "latest"]
+    | int
+    | datetime
+    | timedelta
+    | Mapping[TopicPartition | tuple[str, int], int]
+)
+"""Where a group shall go on: "earliest", "latest", an offset, a time, so long ago, or an offset for each."""
+TopicsOrPartitions = str | Iterable[str | TopicPartition | tuple[str, int]]
 OnDelivery = Callable[[Sequence[RecordId], BaseException | None], None]
 OnAssign = Callable[[list[TopicPartition]], None]
 """Called within a poll with the partitions that the consumer got, before their first record."""
@@ -300,6 +310,30 @@ class Engine(Protocol):
         **options: Unpack[GroupOptions],
     ) -> Consumer:
         """Open a consumer, subscribed where topics are given."""
+
+    def list_groups(self) -> list[str]:
+        """Return the names of all groups, sorted."""
+
+    def describe_group(self, group: str) -> GroupDescription:
+        """Return members, state and lag of a group."""
+
+    def delete_group(self, group: str) -> None:
+        """Forget what a group committed; refused while members live."""
+
+    def reset_offsets(
+        self,
+        group: str,
+        partitions: TopicsOrPartitions | None = None,
+        *,
+        to: ResetTarget | None = None,
+        by: int | None = None,
+        execute: bool = False,
+        force: bool = False,
+    ) -> list[OffsetChange]:
+        """Return where a group would go on; `execute` commits it, while members live only if forced."""
+
+    def consumed_by(self, topic: str, partition: int, offset: int) -> dict[str, bool]:
+        """Return for each group that reads the topic whether it has committed past the record."""
 
     def transaction(self) -> Any:
         """Begin what becomes visible all or nothing: see the capability "transactions"."""

@@ -36,6 +36,7 @@ __all__ = [
     "DurabilityError",
     "FencedError",
     "FormatError",
+    "GroupNotEmptyError",
     "IllegalGenerationError",
     "LeaseLostError",
     "LockTimeoutError",
@@ -51,6 +52,7 @@ __all__ = [
     "SerializationError",
     "TopicConfigError",
     "TopicExistsError",
+    "UnknownGroupError",
     "UnknownTopicError",
     "UnsupportedError",
     "VersionConflictError",
@@ -74,6 +76,25 @@ class TopicConfigError(PylogError, ValueError):
         super().__init__(message)
         self.topic = topic
         self.differences = differences or {}
+
+
+class UnknownGroupError(PylogError):
+    """There is no consumer group of that name: it has no members and has committed nothing."""
+
+    def __init__(self, message: str, *, group: str = "") -> None:
+        super().__init__(message)
+        self.group = group
+
+
+class GroupNotEmptyError(PylogError):
+    """The group has living members, and what was asked for would pull its offsets from under them."""
+
+    retriable = True
+
+    def __init__(self, message: str, *, group: str = "", members: int = 0) -> None:
+        super().__init__(message)
+        self.group = group
+        self.members = members
 
 
 class IllegalGenerationError(FencedError):

@@ -456,7 +456,12 @@ class EmbeddedConsumer(PositionedReader):
             Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata)
             for cursor, offset, metadata in wanted
         ]
-        self._group().commit(commits, None if coordinator is None else coordinator.held)
+        try:
+            self._group().commit(commits, None if coordinator is None else coordinator.held)
+        except IllegalGenerationError:
+            if coordinator is not None:
+                coordinator.refused = True
+            raise
         self._assigned.counts["commits"] += 1
 
     # ---- asyncio, figures, the end ----------------------------------------------------------------------

@@ -58,6 +58,8 @@ class Coordinator:
         self._look_at = 0.0
         self._topics_changed = -1
         self._subscription = Subscription("none")
+        self.refused = False
+        """Whether a commit of what this member holds was refused: a reset may have died half way."""
         self.member_id = ""
         self.held: dict[TopicPartition, int] = {}
         """What this member reads, and the generation in which it got each."""
@@ -177,6 +179,7 @@ class Coordinator:
                 return None
             with self._files.changing() as state:
                 self._bury(state)
+                self._regain(state)
                 self._rebalance(state)
         self._revision = self._files.revision
         self._state = self._files.load()
@@ -222,6 +225,8 @@ class Coordinator:
     def _due(self, now: float) -> bool:
         """Return whether the group needs a look under its lock, by the document as last loaded."""
         members = self._state.members.values()
+        if self.refused:
+            return True
         if any(self._gone(member, now) for member in members):
             return True
         if any(member.revoke_by is not None and now >= member.revoke_by for member in members):
@@ -311,6 +316,19 @@ class Coordinator:
         owned = {place for member in state.members.values() for place in member.owned}
         for member in state.members.values():
             self._give(state, member, [place for place in member.target if place not in owned])
+
+    def _regain(self, state: GroupState) -> None:
+        """Take again what is this member's by the document, and of a newer generation by its table."""
+        if not self.refused:
+            return
+        self.refused = False
+        member = state.members.get(self.member_id)
+        if member is not None and member.token == self._token:
+            for place, got in list(member.owned.items()):
+                with suppress(UnknownTopicError):
+                    table = self._offsets.table(self._engine._log(place.topic))
+                    if table.generation(place.partition) > got:
+                        self._give(state, member, [place])
 
     def _give(self, state: GroupState, member: Member, places: Iterable[TopicPartition]) -> None:
         for place in places:

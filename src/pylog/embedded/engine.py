@@ -34,11 +34,14 @@ from pylog.engine import (
     OnAssign,
     OnDelivery,
     OnRevoke,
+    ResetTarget,
     Topics,
+    TopicsOrPartitions,
     TruncateCallback,
     Values,
 )
 from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
+from pylog.groups import GroupDescription, OffsetChange
 from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
 from pylog.serdes import Serde
 
@@ -290,6 +293,85 @@ class EmbeddedEngine(OpenDirectory):
                 made.close()
                 raise
         return made
+
+    # ---- groups, from outside ---------------------------------------------------------------------------
+
+    def list_groups(self) -> list[str]:
+        """Return the names of the groups that have members or have committed something, sorted."""
+        from pylog.embedded.group_admin import list_groups
+
+        self._check_open()
+        return list_groups(self)
+
+    def describe_group(self, group: str) -> GroupDescription:
+        """Return a group's members and state, and for each partition what is committed and what is left.
+
+        Raises:
+            UnknownGroupError
+            CorruptionError: the committed offset of a partition is damaged; reset_offsets() repairs it.
+        """
+        from pylog.embedded.group_admin import describe_group
+
+        self._check_open()
+        return describe_group(self, group)
+
+    def delete_group(self, group: str) -> None:
+        """Forget what a group has committed, on disk on return.
+
+        Raises:
+            GroupNotEmptyError: it has living members; a stopped process is one.
+            UnknownGroupError, ReadOnlyError, DurabilityError
+        """
+        from pylog.embedded.group_admin import delete_group
+
+        self._writable("delete groups")
+        delete_group(self, group)
+
+    def reset_offsets(
+        self,
+        group: str,
+        partitions: TopicsOrPartitions | None = None,
+        *,
+        to: ResetTarget | None = None,
+        by: int | None = None,
+        execute: bool = False,
+        force: bool = False,
+    ) -> list[OffsetChange]:
+        """Return where a group would go on reading; with `execute` commit that, on disk on return.
+
+        What lies outside a log becomes its nearer end. Metadata of earlier commits are dropped.
+
+        Args:
+            group: May be new, where partitions are given.
+            partitions: A topic, or topics and (topic, partition) pairs; all of the group's if left out.
+            to: "earliest", "latest", an offset, a datetime (the first record of that time or later), a
+                timedelta (so long ago), or a mapping with an offset for each partition.
+            by: How many records to go on (or back, where negative) from what is committed.
+            force: Also while members live: they lose the partitions and get them again in a new generation,
+                at the new offsets; a commit of what they read before raises IllegalGenerationError.
+
+        Raises:
+            GroupNotEmptyError: it has living members; nothing was changed.
+            UnknownGroupError, UnknownTopicError, TypeError, ConfigError, ReadOnlyError, DiskFullError
+            DurabilityError: the disk failed; the offsets are seen, but a power cut may take them back.
+        """
+        from pylog.embedded.group_admin import reset_offsets
+
+        if execute:
+            self._writable("reset offsets")
+        self._check_open()
+        return reset_offsets(self, group, partitions, to=to, by=by, execute=execute, force=force)
+
+    def consumed_by(self, topic: str, partition: int, offset: int) -> dict[str, bool]:
+        """Return for each group that reads the topic whether it has committed past the record at `offset`.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError
+        """
+        from pylog.embedded.group_admin import consumed_by
+
+        self._check_open()
+        return consumed_by(self, topic, partition, offset)
 
     # ---- the whole directory ----------------------------------------------------------------------------
 
