@@ -36,6 +36,21 @@ def append(directory: str, value: str, partition: int = 0) -> dict[str, Any]:
             return {"pid": error.pid, "retriable": error.retriable}
 
 
+def load(directory: str, holder: str) -> dict[str, Any]:
+    """Send sequences 0 to 2 under one producer_id; what is in by then, or the error."""
+    import pylog
+
+    with pylog.open(directory, lock_timeout=LOCK_TIMEOUT) as engine:
+        producer = engine.producer(producer_id="loader", linger_ms=3_600_000)
+        try:
+            for sequence in range(3):
+                producer.send(TOPIC, f"{sequence} of {holder}".encode(), partition=0, sequence=sequence)
+            producer.close()
+        except pylog.PylogError as error:
+            return {"error": type(error).__name__}
+        return {"dropped": producer.metrics()["duplicates_dropped"]}
+
+
 def values(directory: str) -> list[str]:
     import pylog
 
@@ -87,3 +102,21 @@ def test_a_writer_killed_while_it_was_stopped_lets_the_others_go_on(
     stopped.kill()
     assert zygote.run("test_stopped_processes:append", directory=data, value="after") == {"offset": 1}
     assert zygote.run("test_stopped_processes:values", directory=data) == ["before", "after"]
+
+
+@pytest.mark.parametrize("point", ["append.locked", "append.staged", "append.written", "append.published"])
+def test_a_producer_stopped_inside_its_append_doubles_nothing_when_another_took_its_id(
+    zygote: Zygote, points: Failpoints, tmp_path: Path, point: str
+) -> None:
+    data = tmp_path / "data"
+    points.arm(point, failpoints.STOP)
+    stopped = zygote.start("test_stopped_processes:load", directory=data, holder="stopped")
+    assert stopped.wait_stopped_or_ended()
+    refused = zygote.run("test_stopped_processes:load", directory=data, holder="refused")
+    assert refused == {"error": "LockTimeoutError"}
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert set(stopped.result()) <= {"dropped", "error"}
+    took = zygote.run("test_stopped_processes:load", directory=data, holder="second")
+    seen = zygote.run("test_stopped_processes:values", directory=data)
+    assert [value.split()[0] for value in seen] == ["before", "0", "1", "2"]
+    assert took == {"dropped": 0 if "second" in seen[-1] else 3}
