@@ -12,7 +12,6 @@ TYPE_CHECKING = False  # what type checkers take for true; importing typing woul
 
 if TYPE_CHECKING:
     from pylog.config import TopicConfig as TopicConfig
-    from pylog.embedded.engine import EmbeddedEngine
     from pylog.engine import Consumer as Consumer
     from pylog.engine import Engine as Engine
     from pylog.engine import Producer as Producer
@@ -90,23 +89,44 @@ def open(
     read_only: bool = False,
     create: bool = True,
     lock_timeout: float = 10.0,
-) -> EmbeddedEngine:
-    """Open a data directory, and make it where there is none.
+) -> Engine:
+    """Open a data directory, and make it where there is none; or a cluster of Apache Kafka.
 
     Args:
-        path: The directory. Any number of processes of this host may have it open.
+        path: The directory. Any number of processes of this host may have it open. Or "kafka://host:port".
         read_only: Write nothing at all, not even locks: for inspection, or without write permission.
         create: Whether a directory that is missing or empty becomes a new log.
         lock_timeout: Seconds that an append waits for a living process that holds the partition's lock.
 
     Raises:
         FormatError: the directory is not pylog's, or of a newer version.
-        UnsupportedError: the path is a URL, or lies on a network file system.
+        UnsupportedError: the path lies on a network file system, is a URL of another kind than kafka://, or
+            confluent-kafka is not installed.
+        RequestTimeoutError: no broker of the cluster answers.
         OSError: the directory cannot be made, read or written.
     """
+    if isinstance(path, str) and path.startswith("kafka://"):
+        return _open_cluster(path, read_only, create, lock_timeout)
+
     from pylog.embedded.engine import EmbeddedEngine
 
     return EmbeddedEngine(path, read_only=read_only, create=create, lock_timeout=lock_timeout)
+
+
+def _open_cluster(url: str, read_only: bool, create: bool, lock_timeout: float) -> Engine:
+    from pylog.errors import UnsupportedError
+
+    if read_only or not create or lock_timeout != 10.0:
+        raise UnsupportedError("read_only, create and lock_timeout are for data directories, not for Kafka")
+    try:
+        from pylog.kafka.engine import KafkaEngine
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "confluent_kafka":
+            raise
+        raise UnsupportedError(
+            "kafka:// needs confluent-kafka, which is not installed: pip install 'pylog-engine[kafka]'"
+        ) from error
+    return KafkaEngine(url)
 
 
 NOT_YET = frozenset({"Aggregate"})

@@ -92,6 +92,7 @@ def test_a_replay_from_resume_from_is_exactly_once(engine: Engine) -> None:
     assert sorted(int(value or b"") for value in values(engine)) == list(range(51))
 
 
+@pytest.mark.needs("producer_resume")
 def test_a_producer_id_is_exclusive(engine: Engine) -> None:
     older = engine.producer(producer_id="p", linger_ms=3_600_000)
     older.send("t", b"older", sequence=0)

@@ -1,0 +1,1 @@
+"""The engine over Apache Kafka, by confluent-kafka: the optional extra "kafka"."""
