@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
 from pylog.config import (
     GroupConfig,
@@ -23,7 +23,13 @@ from pylog.config import (
     check_seconds,
     group_config,
 )
-from pylog.errors import ConfigError, IllegalGenerationError, OffsetOutOfRangeError, UnsupportedError
+from pylog.errors import (
+    ConfigError,
+    IllegalGenerationError,
+    OffsetOutOfRangeError,
+    RequestTimeoutError,
+    UnsupportedError,
+)
 from pylog.kafka.failures import failure_of, failures
 from pylog.kafka.record import KafkaRecord
 from pylog.kafka.standing import StandingReader, at
@@ -103,7 +109,8 @@ class KafkaConsumer(StandingReader):
         self._value_serde = serde_for(value_serde, "value_serde")
         self._decodes = self._key_serde is not None or self._value_serde is not None
         self._subscription: Subscription | None = None
-        self._joined = False
+        # whether the group has us, whether it has assigned since, whether that waits for a poll
+        self._joined = self._told = self._holding = False
         self._known: set[str] = set()
         self._reading: list[str] = []
         self._pending: KafkaError | None = None
@@ -187,7 +194,7 @@ class KafkaConsumer(StandingReader):
         """Leave the group: closing the client is what hands partitions over before it returns."""
         self._subscription = None
         if self._joined:
-            self._joined = False
+            self._joined = self._told = False
             self._reopen()
 
     # ---- the group, within a poll -----------------------------------------------------------------------
@@ -200,9 +207,32 @@ class KafkaConsumer(StandingReader):
             client.incremental_assign(starts)
         else:
             client.assign(starts)
+        if self._holding and places:
+            client.pause([TopicPartition(*place) for place in places])
         self._pause_again(places)
+        self._told = True
         if places and self._on_assign is not None:
             self._on_assign(places)
+
+    def _await_assignment(self) -> None:
+        if not self._joined or self._told:
+            return
+        end = time.monotonic() + self._engine._address.request_seconds
+        self._holding = True  # what is assigned is paused, so that these polls take no record
+        try:
+            while not self._told:
+                if time.monotonic() > end:
+                    raise RequestTimeoutError(
+                        f"group {self._group!r} has not assigned partitions yet: poll first"
+                    )
+                message = self._client.poll(POLL_SECONDS)
+                if message is not None:
+                    self._pending = message.error()
+        finally:
+            self._holding = False
+        held = [TopicPartition(*place) for place in self._positions if place not in self._paused]
+        if held:
+            self._client.resume(held)
 
     def _revoked(self, client: Any, partitions: list[Any]) -> None:
         places = [Place(p.topic, p.partition) for p in partitions]

@@ -155,6 +155,9 @@ class StandingReader:
             if one.offset >= 0
         }
 
+    def _await_assignment(self) -> None:
+        """Be told first what is assigned, where a group has not said so yet: "all" is not none."""
+
     def _forget(self, places: list[Place]) -> None:
         for place in places:
             self._positions.pop(place, None)
@@ -172,6 +175,7 @@ class StandingReader:
 
     def _chosen(self, partitions: Partitions | None) -> list[Place]:
         if partitions is None:
+            self._await_assignment()
             return list(self._positions)
         return [self._place(place) for place in places_of(partitions)]
 
