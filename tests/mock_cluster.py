@@ -1,7 +1,7 @@
 """A cluster of Apache Kafka within this process: librdkafka's own mock of a broker, and what it lacks.
 
 The wire protocol, groups, offsets and idempotence are librdkafka's; nothing is replaced in the clients. The
-mock has no API to make or delete topics, so that these calls go to the mock itself.
+mock has no API to make or delete topics or records, so that these calls go to the mock itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from pylog.errors import TopicExistsError
 from pylog.kafka.engine import KafkaEngine
 from pylog.kafka.topics import KafkaTopics
+from pylog.records import TopicPartition
 
 QUICK = "enable.idempotence=false"
 """The mock makes each idempotent producer wait half a second for its id."""
@@ -42,6 +43,7 @@ def librdkafka() -> ctypes.CDLL:
         "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
         "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
         "rd_kafka_mock_topic_delete": (number, [pointer, text]),
+        "rd_kafka_mock_partition_delete_records": (number, [pointer, text, ctypes.c_int32, ctypes.c_int64]),
         "rd_kafka_mock_broker_set_down": (number, [pointer, ctypes.c_int32]),
         "rd_kafka_mock_broker_set_up": (number, [pointer, ctypes.c_int32]),
     }
@@ -75,6 +77,9 @@ class MockCluster:
     def delete_topic(self, name: str) -> None:
         assert self._call("topic_delete", name.encode()) == 0
 
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
+        assert self._call("partition_delete_records", topic.encode(), partition, before_offset) == 0
+
     def go_down(self) -> None:
         assert self._call("broker_set_down", 1) == 0
 
@@ -89,7 +94,7 @@ class MockCluster:
 
 
 class TopicsOfTheMock(KafkaTopics):
-    """Topics where the cluster has no CreateTopics, DeleteTopics and DescribeConfigs."""
+    """Topics where the cluster has no CreateTopics, DeleteTopics, DeleteRecords and DescribeConfigs."""
 
     cluster: MockCluster
 
@@ -100,6 +105,9 @@ class TopicsOfTheMock(KafkaTopics):
 
     def _delete(self, name: str) -> None:
         self.cluster.delete_topic(name)
+
+    def delete_records(self, place: TopicPartition, before_offset: int) -> None:
+        self.cluster.delete_records(*place, before_offset)
 
     def _config_of(self, name: str) -> dict[str, Any]:
         return {}

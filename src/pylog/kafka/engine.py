@@ -357,6 +357,21 @@ class KafkaEngine:
         place = place_of((topic, partition))
         return self._offsets.ends([place])[place]
 
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
+        """Delete the records before an offset, and return the log start offset.
+
+        Raises:
+            OffsetOutOfRangeError: beyond the log end offset.
+            UnknownTopicError, TypeError, ConfigError, ClosedError
+        """
+        self._check()
+        place = place_of((topic, partition))
+        first = self._offsets.beginnings([place])[place]
+        if before_offset.__class__ is int and 0 <= before_offset <= first:
+            return first
+        self._topics.delete_records(place, self._offsets.check(place, before_offset))
+        return self._offsets.beginnings([place])[place]
+
     def recovery_reports(self) -> list[RecoveryReport]:
         """Return an empty list: brokers recover by themselves and report nothing to clients."""
         self._check()

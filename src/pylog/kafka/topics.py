@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
-from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka import KafkaError, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -43,6 +43,7 @@ from pylog.errors import (
 )
 from pylog.kafka.failures import failure_of, failures
 from pylog.records import TopicDescription
+from pylog.records import TopicPartition as Place
 
 INTERNAL = frozenset(
     {"__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"}
@@ -174,6 +175,12 @@ class KafkaTopics:
         self._wait_until(
             lambda: not self._is_there(name), f"topic {name!r} is being deleted, but is still there"
         )
+
+    def delete_records(self, place: Place, before_offset: int) -> None:
+        """Delete the records of a partition before an offset that it has."""
+        wanted = TopicPartition(*place, before_offset)
+        with failures(f"deleting records of {place.topic}-{place.partition}"):
+            self._admin.delete_records([wanted], request_timeout=self._seconds)[wanted].result()
 
     # ---- one call of Kafka's each -----------------------------------------------------------------------
 
