@@ -16,7 +16,11 @@ cdef extern from *:
     #define control_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
     #define control_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
     #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    static inline int atomic_replace(uint32_t *p, uint32_t from, uint32_t to) {
+        return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
     """
+    bint atomic_replace(uint32_t* p, uint32_t before, uint32_t after) nogil    # True where it was `before`
     uint64_t atomic_or "control_or"(uint64_t* p, uint64_t v) nogil
     uint32_t atomic_add "control_add"(uint32_t* p, uint32_t v) nogil
     uint32_t atomic_load32 "control_load"(uint32_t* p) nogil
@@ -38,7 +42,7 @@ cdef enum partition_state:
 cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write is in brackets
     # line 0: the append section
     pthread_mutex_t append_lock             # robust, process-shared
-    uint32_t state                          # partition_state [append lock; poison: anybody]
+    uint32_t state                          # partition_state [append lock, atomic_replace; poison: sync lock]
     uint32_t holder                         # registry slot + 1 of the append lock's holder [append lock]
     uint64_t writing_end                    # staged: byte_pos behind the batch being written [append lock]
     int64_t writing_next_offset             # staged: offset behind it; belongs to writing_end [append lock]

@@ -8,7 +8,7 @@ nothing in it outlives the processes that wrote it. Invariant: `end` moves last,
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from logcore.failpoints cimport failpoint
 from logcore.linux cimport (
@@ -192,11 +192,17 @@ cdef class ControlFile:
             if len(self.registry.members()) > 1 or self.header.session != self.registry.session:
                 return
             mark_ends()
-            for i in range(self.partitions):
-                if self.slots[i].state not in (PARTITION_UNRECOVERED, PARTITION_READY):
-                    return
+            if not all(self.left_clean(i) for i in range(self.partitions)):
+                return
             self.header.session = 0
             place_file(fd, CLEAN_MARKER, b"", f"{self.directory}/{CLEAN_MARKER}")
+
+    def left_clean(self, partition: int) -> bool:
+        """Whether everything of a partition is on disk, and nothing of it can have been lost on this boot."""
+        cdef partition_slot_t* slot = &self.slots[partition]
+        if slot.state == PARTITION_UNRECOVERED:
+            return slot.same_boot or not os.path.exists(f"{self.directory}/{partition}")
+        return slot.state == PARTITION_READY
 
     cdef int make_new(self, bytes uuid, bint clean) except -1:
         """Write a fresh control file under a temporary name and rename it into place."""
@@ -318,16 +324,27 @@ cdef class ControlFile:
 cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* older, bint clean) noexcept:
     """Fresh locks, everything to be recovered. On the same boot the page cache still holds all that was
     written, so the ends published before say which bytes were never acknowledged; nothing else is taken over.
+
+    But a partition whose sync failed stays as it was until recover(): the page cache shows bytes that the
+    disk never got, and a further sync would call them safe.
     """
     cdef int i
     for i in range(partitions):
+        if older is not NULL and older[i].state == PARTITION_POISONED:
+            slots[i] = older[i]
+            slots[i].rolls = (older[i].rolls | 1) + 1
+            slots[i].holder = slots[i].sync_waiters = 0
+        memset(&slots[i].append_lock, 0, sizeof(pthread_mutex_t))
+        memset(&slots[i].sync_lock, 0, sizeof(pthread_mutex_t))
         robust_mutex_init(&slots[i].append_lock)
         robust_mutex_init(&slots[i].sync_lock)
+        if slots[i].state == PARTITION_POISONED:
+            continue
         slots[i].state = PARTITION_UNRECOVERED
         slots[i].sealed_base_offset = -1
         slots[i].same_boot = clean
         if older is not NULL:
-            slots[i].same_boot = 1
+            slots[i].same_boot |= older[i].same_boot       # else what a power cut took was not looked for yet
             slots[i].recovered = older[i].recovered
             slots[i].end = older[i].end
             slots[i].writing_end = older[i].writing_end

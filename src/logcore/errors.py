@@ -101,7 +101,7 @@ class DurabilityError(PylogError):
 
 
 class LockTimeoutError(PylogError, TimeoutError):
-    """A living process kept the append lock beyond the timeout; `pid` is the holder's."""
+    """A living process kept a lock, or led a sync, beyond the timeout; `pid` is the holder's."""
 
     retriable = True
 

@@ -16,20 +16,19 @@ from libc.string cimport memcpy, memset
 from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_header
 from logcore.control cimport (
     PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
-    atomic_load64, atomic_loadi64, atomic_store32, atomic_store64, atomic_storei64, full_fence,
-    partition_slot_t,
+    atomic_load64, atomic_loadi64, atomic_replace, atomic_store32, atomic_store64, atomic_storei64,
+    full_fence, partition_slot_t,
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.format cimport *
 from logcore.hashing cimport xxh3
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_REALTIME, EAGAIN, EBUSY, EDQUOT, EFBIG, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED,
-    MAP_SHARED, O_CLOEXEC, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close,
+    CLOCK_BOOTTIME, CLOCK_REALTIME, EAGAIN, EBUSY, EDQUOT, EFBIG, EINTR, ENOSPC, EOWNERDEAD, ETIMEDOUT,
+    MAP_FAILED, MAP_SHARED, O_CLOEXEC, O_NOFOLLOW, O_RDWR, PROT_READ, PROT_WRITE, clock_ns, close,
     fallocate, mmap, munmap, openat, write_all,
 )
-from logcore.segment cimport (
-    LARGEST_STEP, NAME_BYTES, fill_footer, segment_name,
-)
+from logcore.registry_slots cimport FUTEX_TID_MASK, mutex_word
+from logcore.segment cimport LARGEST_STEP, NAME_BYTES, fill_footer, segment_name
 from logcore.sync cimport SEALED_ONLY, note_unsynced, sync_partition
 
 import os
@@ -67,7 +66,7 @@ cdef int make_room_for_writer() except -1:
             if error == EBUSY:                       # in use just now: take the next
                 continue
             if error == EOWNERDEAD:
-                oldest.slot.state = PARTITION_UNRECOVERED
+                atomic_replace(&oldest.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
                 oldest.control.lock_mended(oldest.partition)
             oldest.close_writer()
             oldest.control.unlock(oldest.partition)
@@ -77,6 +76,23 @@ cdef int make_room_for_writer() except -1:
             oldest.sync_to(atomic_load64(&oldest.slot.end))
         return 0
     return 0
+
+
+cdef int allocate_file(int fd, uint64_t start, uint64_t size) noexcept nogil:
+    """Room for a file's bytes, on disk and not only in its size; 0 or an errno."""
+    while fallocate(fd, 0, start, size) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+def process_of_thread(int thread) -> int:
+    """The process that a kernel thread id belongs to, -1 where it has gone."""
+    try:
+        with open(f"/proc/{thread}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+    except (OSError, StopIteration):
+        return -1
 
 
 def raise_os_error(int code, str path):
@@ -106,8 +122,8 @@ cdef class PartitionLog:
                 error = self.control.lock(self.partition, self.lock_timeout_ns)
         if error == EOWNERDEAD:
             # its owner died inside: what it left is told by the files, so recover from them
-            if self.slot.state == PARTITION_READY:
-                self.slot.state = PARTITION_UNRECOVERED
+            if not planted("owner_death_ignored"):
+                atomic_replace(&self.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
             failpoint("lock.owner_dead")
             self.control.lock_mended(self.partition)
         elif error == 0:
@@ -117,7 +133,8 @@ cdef class PartitionLog:
             ):
                 return 0
         elif error == ETIMEDOUT:
-            self.raise_lock_timeout()
+            if not planted("living_lock_broken"):
+                self.raise_lock_timeout()
         else:
             raise OSError(error, os.strerror(error), self.directory)
         try:
@@ -136,6 +153,15 @@ cdef class PartitionLog:
             f"process {pid} has held the append lock of {self.topic}-{self.partition} for "
             f"{self.lock_timeout_ns / 1e9:g} s: it is stopped or very slow; a living process's lock is "
             f"never broken",
+            pid=pid,
+        )
+
+    def raise_sync_timeout(self):
+        pid = process_of_thread(mutex_word(&self.slot.sync_lock)[0] & FUTEX_TID_MASK)
+        raise LockTimeoutError(
+            f"process {pid} has been syncing {self.topic}-{self.partition} for "
+            f"{self.lock_timeout_ns / 1e9:g} s: it is stopped, or the disk is very slow. What was appended "
+            f"is published, and not certain to be on disk",
             pid=pid,
         )
 
@@ -229,11 +255,12 @@ cdef class PartitionLog:
         error = failpoint_errno("append.fallocate")
         if error:
             return error
-        if fallocate(self.fd, 0, have, step) != 0:
-            # a small disk may have room for just this batch
-            if errno != ENOSPC or fallocate(self.fd, 0, have, bytes_needed - have) != 0:
-                return errno
+        error = allocate_file(self.fd, have, step)
+        if error == ENOSPC:                # a small disk may have room for just this batch
             step = bytes_needed - have
+            error = allocate_file(self.fd, have, step)
+        if error:
+            return error
         self.slot.active_allocated = have + step
         return 0
 
@@ -389,7 +416,7 @@ cdef class PartitionLog:
             if atomic_load32(&self.slot.state) == PARTITION_UNRECOVERED:
                 self.ensure_ready()
             with nogil:
-                error = sync_partition(self.sync, self.partition, end)
+                error = sync_partition(self.sync, self.partition, end, self.lock_timeout_ns)
             if error == 0:
                 # others appended meanwhile, and the service may just have looked when it was clean
                 if self.sync.interval_ns and self.service is not None and (
@@ -397,11 +424,14 @@ cdef class PartitionLog:
                 ):
                     self.service.wake_within(self.sync.interval_ns)
                 return 0
+            if error < 0:                          # nothing was tried: the same call may work later
+                raise OSError(-error, f"cannot sync: {os.strerror(-error)}", self.directory)
+            if error == ETIMEDOUT:
+                self.raise_sync_timeout()
             if error != EAGAIN:
                 raise DurabilityError(
                     f"cannot sync {self.topic}-{self.partition}: {os.strerror(error)}; it takes no appends "
-                    f"until "
-                    f"engine.recover({self.topic!r}, {self.partition})"
+                    f"until engine.recover({self.topic!r}, {self.partition})"
                 )
             self.take_lock()                       # mends what a dead roller left
             self.control.unlock(self.partition)
@@ -452,7 +482,7 @@ cdef class PartitionLog:
             free(footer)
         # from here on a failure or a death leaves a sealed segment without a successor: recovery goes on
         # from there
-        slot.state = PARTITION_UNRECOVERED
+        atomic_replace(&slot.state, PARTITION_READY, PARTITION_UNRECOVERED)     # never over a poison
         if error:
             raise_os_error(error, self.directory)
         failpoint("roll.footer")
@@ -475,7 +505,7 @@ cdef class PartitionLog:
         failpoint("roll.fields")
         full_fence()
         atomic_store32(&slot.rolls, slot.rolls + 1)
-        slot.state = PARTITION_READY
+        atomic_replace(&slot.state, PARTITION_UNRECOVERED, PARTITION_READY)
         failpoint("roll.done")
         return 0
 

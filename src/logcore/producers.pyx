@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 cimport cython
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of
-from logcore.failpoints cimport failpoint
+from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
 from logcore.hashing cimport header_checksum
 from logcore.linux cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
@@ -429,7 +429,7 @@ cdef class ProducerIdentity:
         if load32(p + ID_EPOCH) == <uint32_t> LAST_EPOCH:
             raise ConfigError(f"producer id {self.producer_id!r} was opened 2^32 times; use another one")
         self.id = load64(p + ID_PRODUCER_ID)
-        self.epoch = load32(p + ID_EPOCH) + 1
+        self.epoch = load32(p + ID_EPOCH) + (0 if planted("producer_not_fenced") else 1)
         try:
             # one write inside one sector: whoever is killed here leaves the old bytes or the new ones
             if os.pwrite(fd, encode_identity(self.epoch, self.id), 0) != IDENTITY_BYTES:

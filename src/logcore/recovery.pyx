@@ -5,15 +5,19 @@ Every step is repeatable: a process that dies in the middle leaves what the next
 Invariant: nothing is served before it is on disk.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from logcore.control cimport (
-    PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_store32, full_fence, partition_slot_t,
+    PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_replace, atomic_store32,
+    full_fence, partition_slot_t,
 )
-from logcore.failpoints cimport failpoint
+from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
-from logcore.linux cimport CLOCK_REALTIME, EOWNERDEAD, clock_ns, write_all
+from logcore.linux cimport (
+    CLOCK_REALTIME, EOWNERDEAD, ETIMEDOUT, clock_ns, mutex_lock_within, pthread_mutex_consistent,
+    pthread_mutex_unlock, write_all,
+)
 from logcore.partition_log cimport PartitionLog
 from logcore.producers cimport ProducerTable
 from logcore.scan cimport SCAN_BATCH, SCAN_END, SCAN_FOOTER, SegmentScan
@@ -23,7 +27,7 @@ import os
 import secrets
 
 from logcore.dropping import remove_below_start
-from logcore.errors import CorruptionError, DurabilityError
+from logcore.errors import CorruptionError, DurabilityError, LockTimeoutError
 from logcore.scan import parse_segment_header
 from logcore.segment_files import (
     SegmentFile, Start, list_segments, read_start, segment_file_name, write_start,
@@ -39,8 +43,12 @@ class UnfinishedSegment:
         self.salt, self.allocated = salt, allocated
 
     def publish(self) -> tuple[int, int]:
-        """Rename it into place; its salt and its allocated bytes."""
-        os.rename(f"{self.directory}/{self.temporary}", f"{self.directory}/{self.name}")
+        """Rename it into place; its salt and its allocated bytes. Raises DiskFullError, OSError."""
+        try:
+            os.rename(f"{self.directory}/{self.temporary}", f"{self.directory}/{self.name}")
+        except OSError as failure:
+            from logcore.partition_log import raise_os_error
+            raise_os_error(failure.errno, f"{self.directory}/{self.name}")
         return self.salt, self.allocated
 
 
@@ -55,20 +63,22 @@ def begin_segment(
     path = f"{log.directory}/{temporary}"
     fill_segment_header(
         header, salt, base_offset, epoch, log.partition, <const uint8_t*> <const char*> log.uuid,
-        log.segment_bytes,
-        clock_ns(CLOCK_REALTIME), base_byte_pos, synced_offset,
+        log.segment_bytes, clock_ns(CLOCK_REALTIME), base_byte_pos, synced_offset,
     )
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = -1
     try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.posix_fallocate(fd, 0, FIRST_ALLOCATION)
         os.pwrite(fd, header[:SEGMENT_HEADER_BYTES], 0)
         os.pwrite(fd, header[:SEGMENT_HEADER_BYTES], SEGMENT_HEADER_COPY)
     except OSError as failure:
-        os.unlink(path)
+        if fd >= 0:
+            os.unlink(path)
         from logcore.partition_log import raise_os_error
         raise_os_error(failure.errno, path)
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
     return UnfinishedSegment(
         log.directory, temporary, segment_file_name(base_offset, named_epoch), salt, FIRST_ALLOCATION
     )
@@ -183,13 +193,40 @@ def clear_staged(survey: Survey, staged_end: int) -> None:
 
 
 def sync_paths(*paths: str) -> None:
-    """fdatasync files, fsync directories."""
+    """fsync files and directories; what cannot be synced is read from the disk by whoever tries next."""
+    if planted("recovered_not_synced"):
+        return
     for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.fsync(fd)
+        except OSError:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            raise
         finally:
             os.close(fd)
+
+
+cdef int take_sync_lock(PartitionLog log) except -1:
+    """Keep the syncs of all processes away; the append lock is held. Raises LockTimeoutError."""
+    cdef int64_t timeout_ns = log.lock_timeout_ns
+    cdef int error
+    with nogil:
+        error = mutex_lock_within(&log.slot.sync_lock, timeout_ns)
+    if error == EOWNERDEAD:
+        pthread_mutex_consistent(&log.slot.sync_lock)
+        atomic_store32(&log.slot.sync_waiters, 0)
+    elif error == ETIMEDOUT:
+        log.raise_sync_timeout()
+    elif error:
+        raise OSError(error, os.strerror(error), log.directory)
+    return 0
+
+
+cdef int give_sync_lock(PartitionLog log) except -1:
+    pthread_mutex_unlock(&log.slot.sync_lock)
+    atomic_add(&log.slot.sync_round, 1)        # whoever waits for a sync looks again
+    return 0
 
 
 def remove_unfinished(directory: str) -> None:
@@ -200,10 +237,20 @@ def remove_unfinished(directory: str) -> None:
 
 
 def recover_partition(PartitionLog log) -> None:
-    """Make the partition ready for appends; the append lock is held.
+    """Make the partition ready for appends, if it is not poisoned; the append lock is held.
 
-    Raises CorruptionError, DiskFullError, OSError.
+    Raises CorruptionError, DiskFullError, LockTimeoutError, OSError.
     """
+    take_sync_lock(log)            # a sync that fails beside us would hide behind one of ours that succeeds
+    try:
+        if log.slot.state != PARTITION_POISONED:
+            recover_unsynced(log)
+    finally:
+        give_sync_lock(log)
+
+
+def recover_unsynced(PartitionLog log) -> None:
+    """recover_partition() with both locks held."""
     cdef partition_slot_t* slot = log.slot
     known = slot.recovered != 0
     try:
@@ -225,10 +272,12 @@ def recover_partition(PartitionLog log) -> None:
         elif survey.outcome == "cut":
             write_footer(log, survey, FOOTER_CUT)
         failpoint("recovery.footer")
-        sync_paths(survey.segment.path)
     for path in survey.leftovers:
         os.unlink(path)
     failpoint("recovery.leftovers")
+    # the older may be just sealed; where it is no plain file, that is damage, and told to whoever reads it
+    last = [segment.path for segment in list_segments(log.directory)[-2:]]
+    sync_paths(*(path for path in last if os.path.isfile(path) and not os.path.islink(path)))
     if survey.outcome in ("first", "next", "cut"):
         begin_next(log, survey)
     sync_paths(log.directory)
@@ -242,8 +291,9 @@ def begin_next(PartitionLog log, survey: Survey) -> None:
     """Begin the segment that follows what was surveyed, and make it the surveyed one."""
     cut = survey.next_epoch > survey.epoch
     if cut:
-        epochs = (*survey.start.epochs, (survey.next_epoch, survey.next_offset))
-        survey.start = survey.start._replace(epochs=epochs)
+        began = (survey.next_epoch, survey.next_offset)
+        if survey.start.epochs[-1] != began:       # else whoever recovered before us died behind this step
+            survey.start = survey.start._replace(epochs=(*survey.start.epochs, began))
         write_start(log.directory, survey.start)
         failpoint("recovery.start")
     named_epoch = survey.next_epoch if cut else 0
@@ -287,8 +337,7 @@ def take_over(PartitionLog log, survey: Survey) -> None:
     atomic_store32(&slot.rolls, (slot.rolls | 1) + 1)
     slot.recovered += 1
     slot.same_boot = 1
-    if slot.state != PARTITION_POISONED:
-        atomic_store32(&slot.state, PARTITION_READY)
+    atomic_replace(&slot.state, PARTITION_UNRECOVERED, PARTITION_READY)
 
 
 def cut_poisoned(PartitionLog log) -> None:
@@ -306,19 +355,14 @@ def cut_poisoned(PartitionLog log) -> None:
     elif error:
         log.raise_lock_timeout()
     try:
-        if slot.state != PARTITION_POISONED:
-            return
-        log.close_writer()
-        survey = survey_at_mark(log)
-        failpoint("cut.surveyed")
-        write_footer(log, survey, FOOTER_CUT)
-        for path in survey.leftovers:
-            os.unlink(path)
-        begin_next(log, survey)
-        sync_paths(log.directory)
-        slot.state = PARTITION_UNRECOVERED
-        take_over(log, survey)
-        report(log, survey)
+        take_sync_lock(log)        # a sync that is under way would state an end that is no longer there
+        try:
+            if slot.state == PARTITION_POISONED:
+                cut_at_mark(log)
+        finally:
+            give_sync_lock(log)
+    except LockTimeoutError:
+        raise
     except OSError as failure:
         raise DurabilityError(
             f"{log.topic}-{log.partition} cannot be cut, the disk still refuses: {failure}"
@@ -326,6 +370,21 @@ def cut_poisoned(PartitionLog log) -> None:
     finally:
         log.control.unlock(log.partition)
         log.control.registry.ring_all()
+
+
+def cut_at_mark(PartitionLog log) -> None:
+    """cut_poisoned() with both locks held."""
+    log.close_writer()
+    survey = survey_at_mark(log)
+    failpoint("cut.surveyed")
+    write_footer(log, survey, FOOTER_CUT)
+    for path in survey.leftovers:
+        os.unlink(path)
+    begin_next(log, survey)
+    sync_paths(log.directory)
+    log.slot.state = PARTITION_UNRECOVERED
+    take_over(log, survey)
+    report(log, survey)
 
 
 def survey_at_mark(PartitionLog log) -> Survey:

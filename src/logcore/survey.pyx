@@ -250,10 +250,15 @@ def survey_files(
             check_place(survey.segment, survey.header, identity, survey.start)
             survey.end_position = SEGMENT_DATA_START
             footer = walk(scan, survey, mark)
-            if survey.outcome == "next" and number + 1 < len(scans):
-                continue
+            later = segments[len(segments) - len(scans) + number + 1:]
+            if survey.outcome == "next" and later:
+                next_epoch = parse_segment_header(scans[number + 1].header).epoch
+                if footer == "sealed" or next_epoch >= survey.next_epoch:
+                    continue
+                # whoever cut died before it unlinked
+                survey.leftovers += [segment.path for segment in later]
             if survey.outcome != "next":
-                drop_rest(survey, scan, segments[len(segments) - len(scans) + number + 1:])
+                drop_rest(survey, scan, later)
             if footer == "sealed":
                 survey.next_epoch = survey.epoch
             break

@@ -23,9 +23,12 @@ cdef struct topic_sync_t:                   # one per opened topic and engine; o
 cdef enum:
     SEALED_ONLY = 0                         # as a target: the sealed segment, not the one that is appended to
 
-cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil
+cdef int sync_partition(
+    topic_sync_t* topic, int partition, uint64_t target, int64_t timeout_ns
+) noexcept nogil
 # returns when byte_pos `target` is on disk: 0; EAGAIN where a roller died (take the append lock, which mends,
-# and try again); else an errno after poisoning the partition for everybody
+# and try again); ETIMEDOUT where another has led for so long; a negative errno where no sync was tried; else
+# an errno after poisoning the partition for everybody
 
 cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
 # syncs each dirty partition whose oldest unsynced byte is interval_ns old; returns ns until the next is due,

@@ -18,9 +18,9 @@ from logcore.control cimport (
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.linux cimport (
-    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EIO, EOWNERDEAD, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW,
-    O_RDONLY, O_RDWR, clock_ns, close, fdatasync, fsync, futex_wait, futex_wake, mutex_lock_within, openat,
-    pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
+    CLOCK_BOOTTIME, CLOCK_MONOTONIC, EAGAIN, EBUSY, EINTR, EIO, EOWNERDEAD, ETIMEDOUT, O_CLOEXEC, O_DIRECTORY,
+    O_NOFOLLOW, O_RDONLY, O_RDWR, clock_ns, close, fdatasync, fsync, futex_wait, futex_wake,
+    mutex_lock_within, openat, pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
 )
 from logcore.segment cimport NAME_BYTES, segment_name
 
@@ -138,21 +138,22 @@ cdef int sync_file(
     """fdatasync by a descriptor that stays: it is told of every failed writeback since it was opened, once.
 
     A name never comes to stand for another file that has unsynced bytes: a cut goes on under a new epoch.
+    0, an errno of the sync, or a negative one where there is no descriptor to sync by.
     """
     cdef char name[NAME_BYTES]
     cdef kept_file_t* kept = &topic.kept[partition]
-    cdef int error = 0
+    cdef int error
     if kept.fd < 0 or kept.base_offset != base_offset or kept.named_epoch != named_epoch:
         forget(kept)
         segment_name(name, partition, base_offset, named_epoch)
         kept.fd = openat(topic.directory_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         if kept.fd < 0:
-            return errno
+            return -errno
         kept.base_offset, kept.named_epoch = base_offset, named_epoch
         atomic_add(&kept_files, 1)
     error = failpoint_errno("sync.fdatasync")
-    if error == 0 and fdatasync(kept.fd) != 0:
-        error = errno
+    while error == 0 and fdatasync(kept.fd) != 0:
+        error = errno if errno != EINTR else 0
     if error and planted("retry_failed_sync"):
         error = 0 if fdatasync(kept.fd) == 0 else errno
     if error or atomic_load32(&kept_files) > MOST_KEPT_FILES:
@@ -168,9 +169,9 @@ cdef int sync_directory(topic_sync_t* topic, int partition) noexcept nogil:
     snprintf(name, NAME_BYTES, "%d", partition)
     fd = openat(topic.directory_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
     if fd < 0:
-        return errno
-    if fsync(fd) != 0:
-        error = errno
+        return -errno
+    while error == 0 and fsync(fd) != 0:
+        error = errno if errno != EINTR else 0
     close(fd)
     return error
 
@@ -184,7 +185,7 @@ cdef int lead(topic_sync_t* topic, int partition, bint sealed_only) noexcept nog
     if not take_snapshot(slot, &now):
         return EAGAIN
     failpoint("sync.begin")
-    if now.sealed_base_offset >= 0:
+    if now.sealed_base_offset >= 0 and not planted("seal_not_synced"):
         error = sync_file(topic, partition, now.sealed_base_offset, now.sealed_named_epoch)
         if error == 0:
             error = sync_directory(topic, partition)
@@ -192,7 +193,8 @@ cdef int lead(topic_sync_t* topic, int partition, bint sealed_only) noexcept nog
     if error == 0 and not sealed_only:
         error = sync_file(topic, partition, now.active_base_offset, now.active_named_epoch)
     if error:
-        if topic.directory_fd >= 0:         # else another thread closed the topic: the disk did not fail
+        # not where none was tried, nor where another thread closed the topic: the disk did not fail
+        if error > 0 and topic.directory_fd >= 0 and not planted("poison_forgotten"):
             atomic_store32(&slot.state, PARTITION_POISONED)
         return error
     failpoint("sync.done")
@@ -251,8 +253,11 @@ cdef bint is_synced(partition_slot_t* slot, uint64_t target) noexcept nogil:
     return atomic_load64(&slot.synced_end) >= target
 
 
-cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noexcept nogil:
+cdef int sync_partition(
+    topic_sync_t* topic, int partition, uint64_t target, int64_t timeout_ns
+) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
+    cdef int64_t until = 0
     cdef uint32_t seen_round
     cdef bint led, came = False
     cdef int error
@@ -267,6 +272,10 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
         seen_round = atomic_load32(&slot.sync_round)
         error = pthread_mutex_trylock(&slot.sync_lock)
         if error == EBUSY:
+            if until == 0:
+                until = clock_ns(CLOCK_MONOTONIC) + timeout_ns
+            if clock_ns(CLOCK_MONOTONIC) >= until:
+                return ETIMEDOUT
             atomic_add(&slot.sync_waiters, 1)
             if not is_synced(slot, target):
                 futex_wait(&slot.sync_round, seen_round, WAIT_NS)
@@ -279,7 +288,9 @@ cdef int sync_partition(topic_sync_t* topic, int partition, uint64_t target) noe
             return error
         error = 0
         led = not is_synced(slot, target)
-        if led:
+        if led and atomic_load32(&slot.state) == PARTITION_POISONED:
+            error = EIO            # by the leader before us: a sync would succeed now, and prove nothing
+        elif led:
             if target != SEALED_ONLY:
                 linger(slot)
             error = lead(topic, partition, target == SEALED_ONLY)
@@ -311,13 +322,13 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
                 continue
             if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:
                 # the next roll waits for it
-                sync_partition(topic, partition, SEALED_ONLY)
+                sync_partition(topic, partition, SEALED_ONLY, 0)
             if topic.interval_ns == 0:
                 continue
             since = atomic_loadi64(&topic.slots[partition].first_unsynced_at)
             age = now - since if since else topic.interval_ns
             if age >= topic.interval_ns:
-                sync_partition(topic, partition, atomic_load64(&topic.slots[partition].end))
+                sync_partition(topic, partition, atomic_load64(&topic.slots[partition].end), 0)
                 age = 0
                 if atomic_loadi64(&topic.slots[partition].first_unsynced_at) == 0:
                     continue

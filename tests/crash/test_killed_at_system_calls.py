@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,6 @@ from faults.zygote import Zygote
 PARTITIONS = 2
 SEGMENT_BYTES = 32 << 10
 SHAPE = {"partitions": PARTITIONS, "segment_bytes": SEGMENT_BYTES, "durability": "os"}
-
-
-@pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failpoints]:
-    table = Failpoints(tmp_path_factory.mktemp("points") / "table")
-    yield table
-    table.close()
-
-
-@pytest.fixture(scope="module")
-def zygote(
-    tmp_path_factory: pytest.TempPathFactory, failpoint_build: Path, points: Failpoints
-) -> Iterator[Zygote]:
-    with Zygote(tmp_path_factory.mktemp("jobs"), [failpoint_build], points.environment) as started:
-        yield started
 
 
 class Scene:

@@ -55,9 +55,10 @@ class Fired:
 class Failpoints:
     """The table that a build with failpoints counts in and takes its orders from."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
         self.path = path
-        path.write_bytes(bytes(ENTRIES * ENTRY_BYTES))
+        if make:
+            path.write_bytes(bytes(ENTRIES * ENTRY_BYTES))
         with path.open("r+b") as file:
             self._table = mmap.mmap(file.fileno(), ENTRIES * ENTRY_BYTES)
 
