@@ -2,7 +2,7 @@
 """Drops the head of a partition: records below an offset, and the segments that hold nothing else.
 
 The log start offset is stated in `start`, then in the control slot, and only then are files unlinked: who
-dies in between leaves segments that the next drop or recovery removes. What others map stays readable to them.
+dies in between leaves segments that the next drop or recovery removes. What others map stays readable.
 Invariant: the log start offset never passes the synced offset and never goes back.
 """
 

@@ -48,6 +48,7 @@ class Checker:
         self.gone: set[str] = set()  # not there after a crash of their writer: may never come back
         self.contents: dict[tuple[int, int, int], tuple[str, int]] = {}  # (partition, epoch, offset)
         self.synced_floor: dict[int, int] = defaultdict(int)
+        self.deleting: dict[int, int] = defaultdict(int)  # somebody set out to delete what is below
         self.cuts: list[tuple[int, dict[int, int]]] = []  # when the power went, and what was synced by then
         self.synced_reads: dict[tuple[int, int], tuple[str, int]] = {}
         self.group: dict[int, Position] = defaultdict(Position)
@@ -83,6 +84,9 @@ class Checker:
         if line["durability"] == "sync":
             batch.synced = True
             self._raise_floor(batch.partition, batch.offset + batch.count)
+
+    def _deleting(self, line: Line) -> None:
+        self.deleting[line["p"]] = max(self.deleting[line["p"]], line["offset"])
 
     def _synced(self, line: Line) -> None:
         self._raise_floor(line["p"], line["offset"])
@@ -195,6 +199,8 @@ class Checker:
 
     def _check_shape(self, found: dict[str, Any]) -> None:
         expected = list(found["starts"])
+        for partition, start in enumerate(expected):
+            assert start <= self.deleting[partition], f"I1: {partition} begins at {start}, undeleted"
         for partition, offset, *_ in found["records"]:
             assert offset == expected[partition], (
                 f"I3: {partition} has {offset}, due is {expected[partition]}"
@@ -222,6 +228,8 @@ class Checker:
         if not batch.acked or batch.acked >= began:
             return
         assert batch.offset is not None
+        if batch.offset + batch.count <= self.deleting[batch.partition]:
+            return
         assert now_at is not None, f"I1: acknowledged and lost: {batch}; the ends are {ends}"
         end = ends[batch.partition]
         assert not batch.synced, f"I1: acknowledged as synced and lost: {batch}; the end is {end}"

@@ -31,7 +31,7 @@ def tour(
     fault: tuple[str, int, int] | None = None,
     poison: bool = True,
 ) -> None:
-    """Open, append by both ways, roll, sync, produce, commit; with `poison` fail a sync and cut.
+    """Open, append by both ways, roll, sync, produce, commit, delete; with `poison` fail a sync and cut.
 
     Meets the `fault`, a point with what it does at which hit of this process, wherever on the way that is.
     """
@@ -52,6 +52,7 @@ def tour(
         fill_segments(writer, "os")
         consume(engine, said)
         engine.sync(TOPIC)
+        delete_head(engine, said)
         if poison:
             fail_a_sync(engine, writer, points)
         writer.append(1, 1, 60, "sync")
@@ -85,6 +86,13 @@ def hand_and_commit(consumer: Consumer, said: Journal) -> None:
     said.say("handed", records=[[record.partition, record.offset] for record in records])
     consumer.commit()
     said.say("committed", offsets=[[0, consumer.position((TOPIC, 0))]])
+
+
+def delete_head(engine: Engine, said: Journal) -> None:
+    """Delete what is below the last records, each of which is a batch of its own."""
+    before = engine.log_end_offset(TOPIC, 0) - 3
+    said.say("deleting", p=0, offset=before)
+    engine.delete_records(TOPIC, 0, before)
 
 
 def fail_a_sync(engine: Engine, writer: Writer, points: Failpoints) -> None:

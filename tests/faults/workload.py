@@ -181,12 +181,13 @@ def read_back(engine: Engine, partitions: int) -> dict[str, Any]:
         [report.topic, report.partition, report.epoch, report.dropped_bytes, report.cut]
         for report in engine.recovery_reports()
     ]
-    published = (record for p in range(partitions) for record in engine.read(TOPIC, p, 0))
+    starts = [engine.log_start_offset(TOPIC, p) for p in range(partitions)]
+    published = (record for p in range(partitions) for record in engine.read(TOPIC, p, starts[p]))
     records = [record for record in published if record.offset < ends[record.partition]]
     return {
         "records": [seen_of(record) for record in records],
         "ends": ends,
-        "starts": [engine.log_start_offset(TOPIC, p) for p in range(partitions)],
+        "starts": starts,
         "synced": [min(pair) for pair in zip(synced, ends, strict=True)],
         "reports": reports,
     }
