@@ -54,7 +54,7 @@ def test_a_directory_is_named_by_str_or_pathlike(tmp_path: Path) -> None:
 
 def test_a_url_is_no_directory() -> None:
     with pytest.raises(pylog.UnsupportedError, match="URL"):
-        pylog.open("kafka://host:9092")
+        pylog.open("nats://host:4222")
 
 
 def test_the_files_belong_to_the_user_alone(data: Path, engine: pylog.Engine) -> None:
