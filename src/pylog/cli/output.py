@@ -11,9 +11,12 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Row = Mapping[str, object]
 
@@ -58,6 +61,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+MOST_COLUMNS = 10_000
+Head = Callable[[str], str]
+
+
+def spaced(key: str) -> str:
+    """Return the head of a column as words."""
+    return key.replace("_", " ")
+
+
+def as_kafka_writes(key: str) -> str:
+    """Return the head of a column as Kafka's tools write it: CURRENT-OFFSET."""
+    return key.replace("_", "-").upper()
+
+
 class Output:
     """Where a command prints to, and in which form."""
 
@@ -66,13 +83,17 @@ class Output:
         self.on_terminal = sys.stdout.isatty()
         self.quiet = False
 
-    def rows(self, rows: Sequence[Row], title: str = "") -> None:
-        """Print rows of the same keys: JSON lines, a drawn table, or tab-separated values without a head."""
+    def rows(self, rows: Sequence[Row], title: str = "", *, head: Head = spaced) -> None:
+        """Print rows of the same keys: JSON lines, a drawn table, or tab-separated values without a head.
+
+        Args:
+            head: Makes the head of a drawn column from its key.
+        """
         if self.json:
             for row in rows:
                 self.json_line(row)
         elif self.on_terminal:
-            draw_table(rows, title)
+            draw_table(rows, title, head)
         else:
             for row in rows:
                 self.line("\t".join(escaped(plain(value)) for value in row.values()))
@@ -132,19 +153,29 @@ def plain(value: object) -> str:
     return str(value)
 
 
-def draw_table(rows: Sequence[Row], title: str) -> None:
-    """Draw a table on the terminal."""
-    from rich import box
+def draw_table(rows: Sequence[Row], title: str, head: Head) -> None:
+    """Draw a table on the terminal; nothing without rows."""
     from rich.console import Console
+    from rich.measure import Measurement
+
+    if rows:
+        console, table = Console(highlight=False), table_of(rows, title, head)
+        # more columns than fit: the terminal wraps the lines, as rich would leave words out
+        least = Measurement.get(console, console.options.update(max_width=MOST_COLUMNS), table).minimum
+        console.width = max(console.width, least)
+        console.print(table)
+
+
+def table_of(rows: Sequence[Row], title: str = "", head: Head = spaced) -> Table:
+    """Return rows, of which there is one at least, as a table to draw."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if not rows:
-        return
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in rows[0].items():
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(head(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(escaped(grouped(value))) for value in row.values()))
-    Console(highlight=False).print(table)
+    return table
