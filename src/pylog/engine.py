@@ -46,6 +46,7 @@ Capability = Literal[
     "producer_resume",  # producer.resume_from and last_sequence
     "recover",  # engine.recover
     "backup",  # engine.backup
+    "group_administration",  # engine.describe_group and its kin
     "transactions",  # engine.transaction
     "queues",  # engine.queue
     "event_store",  # engine.event_store, and append with a guard
@@ -312,7 +313,7 @@ class Engine(Protocol):
         """Open a consumer, subscribed where topics are given."""
 
     def list_groups(self) -> list[str]:
-        """Return the names of all groups, sorted."""
+        """Return the names of all groups, sorted: see the capability "group_administration"."""
 
     def describe_group(self, group: str) -> GroupDescription:
         """Return members, state and lag of a group."""

@@ -180,6 +180,7 @@ def test_a_closed_engine_says_so(open_engine: Any) -> None:
         ("durability_per_call", lambda engine: engine.append("t", b"x", durability="sync")),
         ("synced_offset", lambda engine: engine.synced_offset("t", 0)),
         ("recover", lambda engine: engine.recover("t", 0)),
+        ("group_administration", lambda engine: engine.list_groups()),
         ("producer_resume", lambda engine: engine.producer(producer_id="p").resume_from("t")),
         ("columnar_batches", lambda engine: next(engine.consumer("t").batches(0), None)),
     ],

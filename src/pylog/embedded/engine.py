@@ -59,6 +59,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "producer_resume",
         "recover",
         "backup",
+        "group_administration",
     }
 )
 

@@ -36,6 +36,7 @@ from pylog.engine import (
     OnDelivery,
     OnRevoke,
     Topics,
+    TopicsOrPartitions,
     TruncateCallback,
     Values,
 )
@@ -326,6 +327,28 @@ class KafkaEngine:
     def backup(self, destination: str | os.PathLike[str]) -> NoReturn:
         """Raise UnsupportedError: the files are the brokers'."""
         self._lacks("backup")
+
+    def list_groups(self) -> NoReturn:
+        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
+        self._lacks("group_administration")
+
+    def describe_group(self, group: str) -> NoReturn:
+        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
+        self._lacks("group_administration")
+
+    def delete_group(self, group: str) -> NoReturn:
+        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
+        self._lacks("group_administration")
+
+    def reset_offsets(
+        self, group: str, partitions: TopicsOrPartitions | None = None, **options: Any
+    ) -> NoReturn:
+        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
+        self._lacks("group_administration")
+
+    def consumed_by(self, topic: str, partition: int, offset: int) -> NoReturn:
+        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
+        self._lacks("group_administration")
 
     def synced_offset(self, topic: str, partition: int) -> NoReturn:
         """Raise UnsupportedError: brokers do not say what they synced."""
