@@ -27,7 +27,7 @@ import os
 import secrets
 
 from logcore.dropping import remove_below_start
-from logcore.errors import CorruptionError, DurabilityError, LockTimeoutError
+from logcore.errors import CorruptionError, DurabilityError, LockTimeoutError, PylogError
 from logcore.scan import parse_segment_header
 from logcore.segment_files import (
     SegmentFile, Start, list_segments, read_start, segment_file_name, write_start,
@@ -127,12 +127,13 @@ def producer_table(segments: list[SegmentFile], end_position: int | None = None)
 
 
 def footer_producers(segment: SegmentFile) -> int:
-    """Entries of the producer table in the footer of a sealed segment."""
+    """Entries of the producer table in the footer of a sealed segment, 0 where it cannot be read."""
     cdef Segment indexed
-    cdef SegmentScan scan = open_scan(segment)
-    if scan is None:
-        return 0
+    cdef SegmentScan scan = None
     try:
+        scan = open_scan(segment)
+        if scan is None:
+            return 0
         indexed = Segment(segment.path, segment.named_epoch)
         if indexed.load_index():             # so that not all of it has to be walked
             scan.seek(indexed.index[indexed.index_count - 1].position)
@@ -140,8 +141,11 @@ def footer_producers(segment: SegmentFile) -> int:
             if scan.kind == SCAN_FOOTER:
                 return load32(scan.entry + FT_PRODUCER_COUNT)
         return 0
+    except (PylogError, OSError):            # damage: whoever reads there is told
+        return 0
     finally:
-        scan.close()
+        if scan is not None:
+            scan.close()
 
 
 def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
@@ -150,7 +154,11 @@ def write_footer(PartitionLog log, survey: Survey, flags: int) -> None:
     cdef uint64_t position = survey.end_position
     cdef int error
     segments = [segment for segment in list_segments(log.directory) if segment.path not in survey.leftovers]
-    table = producer_table(segments[:segments.index(survey.segment) + 1], position)
+    segments = segments[:segments.index(survey.segment) + 1]
+    try:
+        table = producer_table(segments, position)
+    except (PylogError, OSError):            # the segment before is damaged: whoever reads there is told
+        table = producer_table(segments[-1:], position)
     cdef bytes entries = entries_of(log, table, position)
     cdef bytearray whole = bytearray(FOOTER_PRODUCERS) + entries
     cdef uint8_t* footer = <uint8_t*> <char*> whole
