@@ -101,7 +101,7 @@ def read_partition(directory: Path) -> Partition:
     names = sorted(path.name for path in directory.iterdir() if path.name.endswith(".log"))
     chain: list[Segment] = []
     path = directory / names[0] if names else directory / segment_name(0)
-    position = None
+    position: int | None = None
     while path.exists():
         segment = read_segment(path)
         if position is not None and segment.header.start_position != position:
@@ -111,5 +111,7 @@ def read_partition(directory: Path) -> Partition:
         if footer is None:
             break
         position = segment.header.start_position + footer.position - FIRST_BATCH
+        if segment.header.merged_end >= 0:
+            position = None  # it was rewritten, and what is behind it stays where it was
         path = directory / segment_name(footer.end_offset, footer.next_epoch if footer.cut else None)
     return Partition(start, tuple(chain))

@@ -127,8 +127,6 @@ def test_what_later_releases_bring_is_refused_by_name(engine: pylog.Engine) -> N
         lambda: engine.transaction(),
         lambda: engine.queue("jobs", priorities=3),
         lambda: engine.event_store("accounts", events=[]),
-        lambda: engine.create_topic("short", retention_ms=1000),  # type: ignore[call-arg]
-        lambda: engine.alter_topic("t", cleanup_policy="compact"),  # type: ignore[call-arg]
         lambda: pylog.Aggregate,  # type: ignore[attr-defined]
     ):
         with pytest.raises(pylog.UnsupportedError):

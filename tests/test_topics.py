@@ -32,6 +32,12 @@ CONFIG: dict[str, Any] = {
     "max_record_bytes": 1000,
     "sync_interval_ms": 7,
     "max_unsynced_bytes": 1 << 20,
+    "cleanup_policy": "compact",
+    "retention_ms": 86_400_000,
+    "retention_bytes": 1 << 30,
+    "min_cleanable_dirty_ratio": 0.25,
+    "min_compaction_lag_ms": 1000,
+    "delete_retention_ms": 2000,
 }
 
 

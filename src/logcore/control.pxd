@@ -85,7 +85,7 @@ cdef struct control_header_t:
     uint32_t deleted                        # the topic is gone: appends and polls raise
     uint32_t config_generation              # bumped when topic.json changes
     uint32_t waiting                        # somebody may be set in `waiters`
-    uint32_t reserved32
+    uint32_t rewrites                       # bumped when a segment was replaced: readers drop what they map
     uint8_t uuid[16]
     uint64_t waiters[16]                    # bitmap of registry slots that sleep on this topic
     uint8_t boot_id[16]                     # of the boot whose page cache the slots describe

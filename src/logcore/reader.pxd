@@ -14,6 +14,7 @@ cdef class PartitionReader:
     cdef uint64_t position                   # in it, of the next batch
     cdef int64_t next_offset                 # the next record to hand out
     cdef uint32_t epoch                      # of the partition when we last looked
+    cdef uint32_t rewrites                   # of the topic's segments, likewise
     cdef RecordBatch batch                   # partly handed out
     cdef int index                           # of the next record in it
     cdef readonly bint synced_only           # isolation "synced"

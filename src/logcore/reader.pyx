@@ -29,6 +29,7 @@ cdef class PartitionReader:
         self.owner = owner
         self.synced_only = synced_only
         log.ensure_ready()
+        self.rewrites = atomic_load32(&log.control.header.rewrites)
         self.seek(offset)
 
     @property
@@ -161,6 +162,9 @@ cdef class PartitionReader:
         if atomic_load32(&self.log.slot.active_epoch) != self.epoch:
             self.note_cut()
         self.check_start()
+        if atomic_load32(&self.log.control.header.rewrites) != self.rewrites:
+            self.rewrites = atomic_load32(&self.log.control.header.rewrites)
+            self.segment = None              # what we map may have been replaced, and takes room on the disk
         while True:
             if self.segment is None:
                 self.locate(end)

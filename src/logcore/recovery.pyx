@@ -28,7 +28,7 @@ import secrets
 
 from logcore.dropping import remove_below_start
 from logcore.errors import CorruptionError, DurabilityError, LockTimeoutError, PylogError
-from logcore.scan import parse_segment_header
+from logcore.scan import ScannedFooter, parse_segment_header
 from logcore.segment_files import (
     SegmentFile, Start, list_segments, read_start, segment_file_name, write_start,
 )
@@ -126,23 +126,23 @@ def producer_table(segments: list[SegmentFile], end_position: int | None = None)
     return table
 
 
-def footer_producers(segment: SegmentFile) -> int:
-    """Entries of the producer table in the footer of a sealed segment, 0 where it cannot be read."""
+def find_footer(segment: SegmentFile) -> ScannedFooter | None:
+    """The footer of a sealed segment, None where none can be read."""
     cdef Segment indexed
     cdef SegmentScan scan = None
     try:
         scan = open_scan(segment)
         if scan is None:
-            return 0
+            return None
         indexed = Segment(segment.path, segment.named_epoch)
         if indexed.load_index():             # so that not all of it has to be walked
             scan.seek(indexed.index[indexed.index_count - 1].position)
         while scan.step() != SCAN_END:
             if scan.kind == SCAN_FOOTER:
-                return load32(scan.entry + FT_PRODUCER_COUNT)
-        return 0
+                return scan.footer()
+        return None
     except (PylogError, OSError):            # damage: whoever reads there is told
-        return 0
+        return None
     finally:
         if scan is not None:
             scan.close()
@@ -333,8 +333,9 @@ def take_over(PartitionLog log, survey: Survey) -> None:
     slot.sealed_base_offset = -1
     slot.max_timestamp = survey.max_timestamp
     slot.log_start_offset = survey.start.log_start_offset
-    before = list_segments(log.directory)[-2:-1]
-    slot.producers = max(slot.producers, survey.producers, *map(footer_producers, before), 0)
+    before = [find_footer(segment) for segment in list_segments(log.directory)[-2:-1]]
+    known = [footer.producer_count for footer in before if footer is not None]
+    slot.producers = max(slot.producers, survey.producers, *known)
     slot.next_offset = survey.next_offset
     slot.writing_next_offset = survey.next_offset
     slot.end = slot.writing_end = survey.end

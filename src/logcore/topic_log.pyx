@@ -401,6 +401,16 @@ cdef class TopicLog:
         from logcore.recovery import cut_poisoned
         cut_poisoned(self.log(self.check_partition(partition)))
 
+    def active_bytes(self, partition) -> int:
+        """Bytes of the batches in the active segment."""
+        cdef PartitionLog log = self.log(self.check_partition(partition))
+        log.ensure_ready()
+        return atomic_load64(&log.slot.end) - log.slot.active_base_byte_pos
+
+    def partition_log(self, partition) -> PartitionLog:
+        """The log of one partition, for what works on whole segments: compaction and retention."""
+        return self.log(self.check_partition(partition))
+
     def delete_records(self, partition, before_offset: int) -> int:
         """Delete the records before an offset, on disk on return; the log start offset. See drop_before()."""
         from logcore.dropping import drop_before

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pylog.groups import OffsetChange as OffsetChange
     from pylog.groups import PartitionLag as PartitionLag
     from pylog.parallel import ParallelConsumer as ParallelConsumer
+    from pylog.records import CleaningReport as CleaningReport
     from pylog.records import OffsetAndMetadata as OffsetAndMetadata
     from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
     from pylog.records import Record as Record
@@ -74,6 +75,7 @@ _HOMES = {
         "RecordBatch",
         "RecordId",
         "RecordIds",
+        "CleaningReport",
         "RecoveryReport",
         "TopicDescription",
         "TopicPartition",

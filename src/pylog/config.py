@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from pylog.errors import ConfigError, UnsupportedError
+from pylog.errors import ConfigError
 
 Durability = Literal["os", "interval", "sync"]
 Partitioner = Literal["murmur2", "xxh3"]
@@ -21,6 +21,7 @@ OffsetReset = Literal["earliest", "latest", "error"]
 WhenFull = Literal["block", "raise"]
 IfExists = Literal["compare", "raise"]
 OnTruncate = Literal["resume", "raise"]
+CleanupPolicy = Literal["delete", "compact"]
 AssignorName = Literal["range", "round_robin", "cooperative_sticky", "weighted"]
 
 MAX_PARTITIONS = 100_000
@@ -41,6 +42,12 @@ class TopicOptions(TypedDict, total=False):
     max_record_bytes: int
     sync_interval_ms: int
     max_unsynced_bytes: int
+    cleanup_policy: CleanupPolicy
+    retention_ms: int
+    retention_bytes: int
+    min_cleanable_dirty_ratio: float
+    min_compaction_lag_ms: int
+    delete_retention_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,18 @@ class TopicConfig:
     """With durability="interval": the age that an unsynced byte may reach."""
     max_unsynced_bytes: int = 64 << 20
     """With durability="interval": appends wait rather than leave more than this unsynced in a partition."""
+    cleanup_policy: CleanupPolicy = "delete"
+    """How records go: whole segments by age and size, or each but the last of its key ("compact")."""
+    retention_ms: int = -1
+    """With "delete": a segment goes when its newest timestamp is older; -1: never."""
+    retention_bytes: int = -1
+    """With "delete": the oldest segments of a partition go while the rest is at least so much; -1: never."""
+    min_cleanable_dirty_ratio: float = 0.5
+    """With "compact": the part of the sealed segments that is not compacted yet from which it is worth it."""
+    min_compaction_lag_ms: int = 0
+    """With "compact": records are left alone until they are so old."""
+    delete_retention_ms: int = 86_400_000
+    """With "compact": how long a tombstone stays after what it deletes has gone."""
 
     def as_dict(self) -> dict[str, object]:
         """Return all keys and their values."""
@@ -170,16 +189,10 @@ def check_choice(value: object, option: str, choices: Collection[str]) -> str:
     return value
 
 
-RETAINING = frozenset({"cleanup_policy", "retention_bytes", "retention_ms"})
-"""Options of Kafka's topics that a later release brings: a log keeps everything until then."""
-
-
 def check_known(given: Mapping[str, object], known: Collection[str], what: str) -> None:
     """Refuse options that do not exist, naming the nearest one that does."""
     for option in given:
         if option not in known:
-            if option in RETAINING:
-                raise UnsupportedError(f"this release of pylog has no {option} yet: a topic keeps everything")
             import difflib  # not needed by a program that makes no mistakes
 
             near = difflib.get_close_matches(option, known, 1)
@@ -198,6 +211,18 @@ def one_of(choices: Any) -> Callable[[object, str], object]:
     return lambda value, option: check_choice(value, option, get_args(choices))
 
 
+def check_ratio(value: object, option: str) -> object:
+    """Return `value` if it is a number from 0 to 1; TypeError or ConfigError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{option} is a number, not {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{option}={value} is out of range: 0 to 1 are allowed")
+    return value
+
+
+LONGEST_MS = 100 * 366 * 86_400_000
+"""A hundred years."""
+
 TOPIC_CHECKS: dict[str, Callable[[object, str], object]] = {
     "segment_bytes": count_between(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES),
     "durability": one_of(Durability),
@@ -205,6 +230,12 @@ TOPIC_CHECKS: dict[str, Callable[[object, str], object]] = {
     "max_record_bytes": count_between(1, MAX_RECORD_BYTES),
     "sync_interval_ms": count_between(1, 3_600_000),
     "max_unsynced_bytes": count_between(64 << 10, 1 << 40),
+    "cleanup_policy": one_of(CleanupPolicy),
+    "retention_ms": count_between(-1, LONGEST_MS),
+    "retention_bytes": count_between(-1, 1 << 60),
+    "min_cleanable_dirty_ratio": check_ratio,
+    "min_compaction_lag_ms": count_between(0, LONGEST_MS),
+    "delete_retention_ms": count_between(0, LONGEST_MS),
 }
 ALTERABLE = frozenset(TOPIC_CHECKS) - {"segment_bytes"}
 """Options that alter_topic may change; those of the shape of a topic stay as it was created."""

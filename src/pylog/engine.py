@@ -27,6 +27,7 @@ from pylog.config import (
 )
 from pylog.groups import GroupDescription, OffsetChange
 from pylog.records import (
+    CleaningReport,
     OffsetAndMetadata,
     OffsetAndTimestamp,
     Record,
@@ -47,6 +48,7 @@ Capability = Literal[
     "recover",  # engine.recover
     "backup",  # engine.backup
     "group_administration",  # engine.describe_group and its kin
+    "clean",  # engine.clean, and cleaning in the background
     "transactions",  # engine.transaction
     "queues",  # engine.queue
     "event_store",  # engine.event_store, and append with a guard
@@ -356,6 +358,11 @@ class Engine(Protocol):
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
         """Delete the records before an offset, and return the log start offset."""
+
+    def clean(
+        self, topic: str | None = None, *, now: bool = False, plan: bool = False
+    ) -> list[CleaningReport]:
+        """Delete and compact what the topics' configuration says: see the capability "clean"."""
 
     def sync(self, topic: str | None = None, partition: int | None = None) -> None:
         """Return when all that is visible now is on disk."""

@@ -175,3 +175,29 @@ class RecoveryReport:
     dropped_batches: int = 0
     """Valid batches among the dropped bytes: they stood behind a hole that a power cut left."""
     damage: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningReport:
+    """What cleaning did in one partition, or would do."""
+
+    topic: str
+    partition: int
+    log_start_offset: int
+    """Afterwards: larger than before where retention deleted records."""
+    deleted_bytes: int = 0
+    """Bytes of the segments that retention deleted."""
+    dirty_bytes: int = 0
+    """With cleanup_policy="compact": bytes that had not been compacted before."""
+    bytes_before: int = 0
+    bytes_after: int = 0
+    """Bytes of all segments that may be compacted, before and after."""
+    removed_records: int = 0
+    rewritten_segments: int = 0
+    error: str | None = None
+    """Why the partition could not be cleaned."""
+
+    @property
+    def dirty_ratio(self) -> float:
+        """The part that had not been compacted before."""
+        return self.dirty_bytes / self.bytes_before if self.bytes_before else 0.0

@@ -181,6 +181,7 @@ def test_a_closed_engine_says_so(open_engine: Any) -> None:
         ("synced_offset", lambda engine: engine.synced_offset("t", 0)),
         ("recover", lambda engine: engine.recover("t", 0)),
         ("group_administration", lambda engine: engine.list_groups()),
+        ("clean", lambda engine: engine.clean()),
         ("producer_resume", lambda engine: engine.producer(producer_id="p").resume_from("t")),
         ("columnar_batches", lambda engine: next(engine.consumer("t").batches(0), None)),
     ],

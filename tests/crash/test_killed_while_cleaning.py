@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from faults import failpoints
-from faults.failpoints import KILL, Failpoints
+from faults.failpoints import EXIT, KILL, STOP, Failpoints
 from faults.zygote import Zygote
 
 import pylog
@@ -20,6 +20,7 @@ TOPIC = "t"
 RECORDS = 100
 POINTS = sorted(failpoints.names_in_source(failpoints.POINT))
 DROPPING = [point for point in POINTS if point.startswith("drop.")]
+COMPACTING = [point for point in POINTS if point.startswith("compact.")]
 
 
 def create(directory: str) -> None:
@@ -92,3 +93,79 @@ def test_deleting_records_is_whole_or_not_begun_after_a_kill(
     names = [path.name for path in partition(data)]
     assert not [name for name in names if name.startswith(".") or name.endswith((".tmp", ".next"))]
     assert int(min(name for name in names if name.endswith(".log"))[:20]) > 0
+
+
+# ---- compaction ----------------------------------------------------------------------------------------
+
+
+def create_compacted(directory: str) -> None:
+    with pylog.open(directory) as engine:
+        engine.create_topic(TOPIC, segment_bytes=16 << 10, cleanup_policy="compact")
+        for number in range(RECORDS):
+            engine.append(TOPIC, f"{number}".encode() * 400, key=b"%d" % (number % 7))
+
+
+def clean(directory: str) -> int:
+    with pylog.open(directory) as engine:
+        (report,) = engine.clean(TOPIC, now=True)
+        assert report.error is None
+        return report.removed_records
+
+
+def read(directory: str) -> list[Any]:
+    """Every record, as JSON can say it."""
+    with pylog.open(directory) as engine:
+        return [
+            [record.offset, record.timestamp, record.key.decode(), record.value.decode()]
+            for record in engine.read(TOPIC, 0)
+            if record.key is not None and record.value is not None
+        ]
+
+
+def last_of_each_key(records: list[Any]) -> list[Any]:
+    return sorted({key: [offset, at, key, value] for offset, at, key, value in records}.values())
+
+
+@pytest.mark.parametrize("fault", [KILL, EXIT], ids=["kill", "exit"])
+@pytest.mark.parametrize("others_live", [False, True], ids=["alone", "in company"])
+@pytest.mark.parametrize("point", COMPACTING)
+def test_compaction_ended_half_way_leaves_each_segment_whole_old_or_new(
+    zygote: Zygote, points: Failpoints, tmp_path: Path, point: str, others_live: bool, fault: int
+) -> None:
+    points.reset()
+    data = tmp_path / "data"
+    zygote.run(f"{HERE}:create_compacted", directory=data)
+    before = zygote.run(f"{HERE}:read", directory=data)
+    company = pylog.open(data) if others_live else None
+    try:
+        with points.armed(point, fault, at=2):
+            status = zygote.start(f"{HERE}:clean", directory=data).wait()
+        assert points.fired(point).times == 1
+        assert status == (signal.SIGKILL if fault == KILL else 0)
+        found = zygote.run(f"{HERE}:read", directory=data)
+        assert last_of_each_key(found) == last_of_each_key(before)
+        assert all(record in before for record in found)
+        assert zygote.run(f"{HERE}:clean", directory=data) > 0
+    finally:
+        if company is not None:
+            company.close()
+    assert zygote.run(f"{HERE}:read", directory=data) == last_of_each_key(before)
+    assert main(["verify", str(data)]) == 0
+    assert not [path.name for path in partition(data) if path.name.endswith((".tmp", ".next"))]
+
+
+@pytest.mark.parametrize("point", COMPACTING)
+def test_others_read_while_compaction_is_stopped_and_it_goes_on(
+    zygote: Zygote, points: Failpoints, tmp_path: Path, point: str
+) -> None:
+    points.reset()
+    data = tmp_path / "data"
+    zygote.run(f"{HERE}:create_compacted", directory=data)
+    before = zygote.run(f"{HERE}:read", directory=data)
+    with points.armed(point, STOP, at=2):
+        stopped = zygote.start(f"{HERE}:clean", directory=data)
+        assert stopped.wait_stopped_or_ended()
+    assert last_of_each_key(zygote.run(f"{HERE}:read", directory=data)) == last_of_each_key(before)
+    stopped.signal(signal.SIGCONT)
+    assert stopped.result() == RECORDS - 7
+    assert zygote.run(f"{HERE}:read", directory=data) == last_of_each_key(before)

@@ -24,6 +24,7 @@ COMMANDS = {
     "describe": "show configuration and partitions of a topic",
     "create": "create a topic",
     "delete": "delete a topic (shows its plan; --execute does it)",
+    "compact": "delete and compact what topics are configured to (shows its plan; --execute does it)",
     "put": "append lines or JSON from standard input",
     "cat": "print records: from the beginning, the end, an offset or a time",
     "dump": "print one line per batch of a segment file or topic",

@@ -42,7 +42,7 @@ from pylog.engine import (
 )
 from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
 from pylog.groups import GroupDescription, OffsetChange
-from pylog.records import Record, RecordId, RecoveryReport, TopicDescription
+from pylog.records import CleaningReport, Record, RecordId, RecoveryReport, TopicDescription
 from pylog.serdes import Serde
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "columnar_batches",
         "producer_resume",
         "recover",
+        "clean",
         "backup",
         "group_administration",
     }
@@ -449,6 +450,35 @@ class EmbeddedEngine(OpenDirectory):
         found: int = self._log(topic).delete_records(partition, before_offset)
         return found
 
+    def clean(
+        self, topic: str | None = None, *, now: bool = False, plan: bool = False
+    ) -> list[CleaningReport]:
+        """Delete and compact what the configuration of a topic, or of all, says, as the background does.
+
+        Args:
+            topic: None takes all topics whose records ever go.
+            now: Compact whatever is dirty and however young, the active segments rolled first.
+            plan: Change nothing; return what would be done (how many records go shows only when they do).
+
+        Returns:
+            A report for each partition.
+
+        Raises:
+            LockTimeoutError: another process, or thread, was cleaning for lock_timeout.
+            UnknownTopicError, TypeError, ConfigError, ReadOnlyError, ClosedError
+        """
+        from pylog.embedded.cleaning import needs_cleaning
+
+        self._writable("clean")
+        names = [topic] if topic is not None else self.list_topics()
+        found: list[CleaningReport] = []
+        with self._cleaner.turn(self._lock_timeout):
+            for name in names:
+                config = self.describe_topic(name).config
+                if needs_cleaning(config):
+                    found += self._cleaner.clean(self._log(name), config, now=now, plan=plan)
+        return found
+
     def sync(self, topic: str | None = None, partition: int | None = None) -> None:
         """Return when all that is visible now is on disk: in one partition, one topic, or all that are open.
 
@@ -492,6 +522,8 @@ class EmbeddedEngine(OpenDirectory):
         members = list(self._members)
         found = {f"appended_{key}": counted.get(key, 0) for key in ("batches", "records", "bytes")}
         found["syncs"] = counted.get("syncs", 0)
+        if self._cleans is not None:
+            found |= {f"cleaner_{key}": count for key, count in self._cleans.counted.items()}
         found["open_topics"] = len(self._opened())
         found["open_members"] = len(members)
         return found

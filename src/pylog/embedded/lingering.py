@@ -56,25 +56,36 @@ class Lingering:
                 self._changed.notify()
 
     def _run(self) -> None:
-        while (due := self._next()) is not None:
+        self._flush_until(None)
+
+    def serve(self, seconds: float) -> bool:
+        """Flush what is due now and in so many seconds: what long work on the thread calls between its steps.
+
+        Returns False when the engine closes.
+        """
+        self._flush_until(time.monotonic() + seconds)
+        return not self._stopping
+
+    def _flush_until(self, until: float | None) -> None:
+        while (due := self._next(until)) is not None:
             retry, found = due
             producer = found()
             if producer is not None and not producer.flush_lingering():
                 self.expect(producer, retry, min(2 * retry, LONGEST_RETRY_SECONDS))
             del producer
 
-    def _next(self) -> tuple[float, weakref.ref[Flushable]] | None:
-        """Wait for the next producer that is due; None when the engine closes."""
+    def _next(self, until: float | None) -> tuple[float, weakref.ref[Flushable]] | None:
+        """Wait for the next producer that is due; None when the engine closes, or the time is up."""
         with self._changed:
             while not self._stopping:
-                if not self._due:
-                    self._changed.wait()
-                    continue
-                left = self._due[0][0] - time.monotonic()
-                if left <= 0:
+                now = time.monotonic()
+                if self._due and self._due[0][0] <= now:
                     _, _, retry, producer = heapq.heappop(self._due)
                     return retry, producer
-                self._changed.wait(left)
+                ends = [at for at in (until, self._due[0][0] if self._due else None) if at is not None]
+                if until is not None and until <= now:
+                    return None
+                self._changed.wait(min(ends) - now if ends else None)
             return None
 
     def stop(self) -> None:

@@ -28,7 +28,9 @@ from pylog.errors import ClosedError, ConfigError, ReadOnlyError
 from pylog.records import RecoveryReport
 
 if TYPE_CHECKING:
+    from pylog.config import TopicConfig
     from pylog.embedded.arrivals import Arrivals
+    from pylog.embedded.cleaner import BackgroundCleaning, Cleaner
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
 
@@ -71,6 +73,9 @@ class OpenDirectory(LogDirectory):
         self._members: weakref.WeakSet[EmbeddedProducer | EmbeddedConsumer] = weakref.WeakSet()
         self._arrivals: Arrivals | None = None
         self._lingering: Lingering | None = None
+        self._cleans: Cleaner | None = None
+        self._background: BackgroundCleaning | None = None
+        self._cleaned: dict[str, TopicConfig] = {}
         self._registry = Registry(self._root, read_only=self._read_only)
         self._service: Service | None = None
         if not self._read_only:
@@ -109,6 +114,8 @@ class OpenDirectory(LogDirectory):
                 self._registry.refresh()  # whose control file is of the session now
             found = self._topics.describe(name)
             config = found.config
+            if not self._read_only:
+                self._clean_later(name, config)
             return TopicLog(
                 self._topics.directory_of(name),
                 name,
@@ -159,13 +166,43 @@ class OpenDirectory(LogDirectory):
     def _flush_after(self, waiting: Flushable, seconds: float) -> None:
         """Flush a producer, or a group's commits, in so many seconds from the engine's one Python thread."""
         self._check_open()
-        lingering = self._lingering
-        if lingering is None:
+        self._thread().expect(waiting, seconds)
+
+    def _thread(self) -> Lingering:
+        """Return the engine's one Python thread; it starts with the first thing it is to do."""
+        if self._lingering is None:
             with self._lock:
                 if self._lingering is None:
                     self._lingering = Lingering("pylog-linger")
-                lingering = self._lingering
-        lingering.expect(waiting, seconds)
+        return self._lingering
+
+    def _clean_later(self, name: str, config: TopicConfig) -> None:
+        """Clean an opened topic in the background, if records of it ever go."""
+        from pylog.embedded.cleaning import needs_cleaning
+
+        self._cleaned.pop(name, None)
+        if not needs_cleaning(config):
+            return
+        self._cleaned[name] = config
+        if self._background is None:
+            from pylog.embedded import cleaner
+
+            self._background = cleaner.BackgroundCleaning(self, self._cleaner, self._thread())
+            self._thread().expect(self._background, cleaner.EVERY_SECONDS)
+
+    def _to_be_cleaned(self) -> list[tuple[TopicLog, TopicConfig]]:
+        """Return the opened topics that are cleaned in the background."""
+        logs = {log.name: log for log in self._opened() if not log.deleted and not log.closed}
+        return [(logs[name], config) for name, config in list(self._cleaned.items()) if name in logs]
+
+    @property
+    def _cleaner(self) -> Cleaner:
+        with self._lock:
+            if self._cleans is None:
+                from pylog.embedded.cleaner import Cleaner
+
+                self._cleans = Cleaner(self._root, self._clock)
+            return self._cleans
 
     def _partitions_of(self, topic: str) -> int:
         return self._log(topic).partitions

@@ -358,6 +358,10 @@ class KafkaEngine:
         """Raise UnsupportedError: brokers sync by their own configuration."""
         self._lacks("sync")
 
+    def clean(self, topic: str | None = None, *, now: bool = False, plan: bool = False) -> NoReturn:
+        """Raise UnsupportedError: brokers clean by themselves."""
+        self._lacks("clean")
+
     def recover(self, topic: str, partition: int) -> NoReturn:
         """Raise UnsupportedError: brokers recover by themselves."""
         self._lacks("recover")

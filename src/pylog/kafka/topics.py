@@ -55,7 +55,22 @@ KAFKA_KEYS = {
     "segment_bytes": "segment.bytes",
     "compression_type": "compression.type",
     "max_record_bytes": "max.message.bytes",
+    "cleanup_policy": "cleanup.policy",
+    "retention_ms": "retention.ms",
+    "retention_bytes": "retention.bytes",
+    "min_cleanable_dirty_ratio": "min.cleanable.dirty.ratio",
+    "min_compaction_lag_ms": "min.compaction.lag.ms",
+    "delete_retention_ms": "delete.retention.ms",
 }
+CLEANING: dict[str, Callable[[str], object]] = {
+    "cleanup_policy": str,
+    "retention_ms": int,
+    "retention_bytes": int,
+    "min_cleanable_dirty_ratio": float,
+    "min_compaction_lag_ms": int,
+    "delete_retention_ms": int,
+}
+"""Options that mean the same on both sides, and what reads them."""
 STORED_RAW = frozenset({"uncompressed", "producer"})
 NO_SUCH_PROMISE = frozenset({"durability", "sync_interval_ms", "max_unsynced_bytes"})
 """Options of a topic that speak of syncing, which Kafka leaves to its brokers."""
@@ -269,4 +284,8 @@ def stored_config(entries: Mapping[str, str | None]) -> dict[str, Any]:
         found["compression_type"] = cast(Compression, "none" if codec in STORED_RAW else codec)
     if most is not None:
         found["max_record_bytes"] = int(most) - BATCH_OVERHEAD
+    for option, read in CLEANING.items():
+        text = entries.get(KAFKA_KEYS[option])
+        if text is not None:
+            found[option] = read(text)
     return found
