@@ -99,6 +99,19 @@ def test_what_is_deleted_was_on_disk_before(engine: pylog.Engine) -> None:
     assert engine.synced_offset("t", 0) == 200
 
 
+def test_a_segment_sealed_just_now_is_synced_before_it_goes(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", segment_bytes=SEGMENT_BYTES, durability="sync")
+        while len(segments(data)) < 2:
+            engine.append("t", bytes(1000))
+        # all records of the sealed segment are on disk, its footer is not
+        engine.delete_records("t", 0, int(segments(data)[-1].stem))
+        engine.sync()
+        for _ in range(40):
+            engine.append("t", bytes(1000))
+        assert len(segments(data)) > 2
+
+
 def test_it_holds_after_the_next_open(data: Path, engine: pylog.Engine) -> None:
     engine.delete_records("t", 0, 42)
     engine.close()

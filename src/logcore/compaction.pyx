@@ -76,9 +76,12 @@ def sealed_segments(PartitionLog log) -> list[SealedSegment]:
     log.ensure_ready()
     first = atomic_loadi64(&log.slot.log_start_offset)
     synced = atomic_loadi64(&log.slot.synced_offset)
+    unsynced = atomic_loadi64(&log.slot.sealed_base_offset)
     found = []
     for file in list_segments(log.directory):
-        if file.base_offset >= atomic_loadi64(&log.slot.active_base_offset):
+        if file.base_offset >= atomic_loadi64(&log.slot.active_base_offset) or (
+            0 <= unsynced <= file.base_offset                        # its footer is not on disk
+        ):
             break
         footer = find_footer(file)
         try:
@@ -109,6 +112,7 @@ def roll_segment(PartitionLog log) -> None:
     if log.unsaved_index is not None:
         log.save_index()
     log.sync_to(log.slot.end)
+    log.sync_to(SEALED_ONLY)                           # the footer, where all before it was on disk already
 
 
 def map_keys(

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 from logcore.control cimport atomic_load64, atomic_loadi64, atomic_storei64
 from logcore.failpoints cimport failpoint
 from logcore.partition_log cimport PartitionLog
+from logcore.sync cimport SEALED_ONLY
 
 import os
 from contextlib import suppress
@@ -40,6 +41,7 @@ def drop_before(PartitionLog log, before_offset: int) -> int:
     if before_offset > first:
         if before_offset > atomic_loadi64(&log.slot.synced_offset):
             log.sync_to(atomic_load64(&log.slot.end))
+        log.sync_to(SEALED_ONLY)
         log.take_lock()
         try:
             first = state_start(log, before_offset)
@@ -67,15 +69,17 @@ def state_start(PartitionLog log, before_offset: int) -> int:
 def remove_below_start(PartitionLog log) -> int:
     """Unlink the segments all of whose records are below the log start offset; how many went.
 
-    From the oldest on, so that those left behind a kill are still a chain. Nobody appends to them, and the
-    segment before the active one stays while its footer has the producer table.
+    From the oldest on, so that those left behind a kill are still a chain. Nobody appends to them.
+    One whose seal is to be synced yet stays, for whoever syncs opens it by its name; and so does the segment before the active
+    one while its footer has the producer table.
     """
     first = atomic_loadi64(&log.slot.log_start_offset)
+    unsynced = atomic_loadi64(&log.slot.sealed_base_offset)
     segments = list_segments(log.directory)
     keep = 2 if log.slot.producers else 1
     removed = 0
     for number, segment in enumerate(segments[:-keep]):
-        if segments[number + 1].base_offset > first:
+        if segments[number + 1].base_offset > first or 0 <= unsynced <= segment.base_offset:
             break
         for path in (segment.path.removesuffix(".log") + ".index", segment.path):
             with suppress(FileNotFoundError):       # another process is dropping too
