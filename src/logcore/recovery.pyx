@@ -244,6 +244,12 @@ def remove_unfinished(directory: str) -> None:
             os.unlink(f"{directory}/{name}")
 
 
+def write_pending(PartitionLog log) -> None:
+    """Write what a transaction of a dead owner has for this partition."""
+    from logcore import redo                 # redo.pyx stands above us
+    redo.write_pending(log)
+
+
 def recover_partition(PartitionLog log) -> None:
     """Make the partition ready for appends, if it is not poisoned; the append lock is held.
 
@@ -266,6 +272,7 @@ def recover_unsynced(PartitionLog log) -> None:
     except FileExistsError:
         pass
     sync_paths(os.path.dirname(log.directory))     # whoever made it may have died before its name was on disk
+    write_pending(log)
     # what is staged belongs to `end` where `end` has reached it
     next_offset = slot.writing_next_offset if slot.writing_end == slot.end else slot.next_offset
     survey = survey_files(

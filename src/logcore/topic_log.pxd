@@ -16,6 +16,9 @@ cdef enum durability_policy:
     DURABILITY_INTERVAL = 1
     DURABILITY_SYNC = 2
 
+cdef enum:
+    COMPRESSION_LEVEL = 3                    # of zstd, for whoever encodes batches of a topic
+
 cdef int durability_code(object durability) except -1        # ConfigError for an unknown name
 
 cdef int64_t check_timestamp(object timestamp) except? -1     # ns since 1970; STAMP_NOW for None

@@ -39,7 +39,6 @@ cdef enum:
     STACK_BATCH = 4096                   # a single record up to this is encoded on the stack
     BULK_BATCH_BYTES = 1 << 20           # what append_many puts into one batch
     BATCH_OVERHEAD = 512                 # header, blocks and paddings of one batch, generously
-    COMPRESSION_LEVEL = 3
 
 DURABILITIES = {"os": DURABILITY_OS, "interval": DURABILITY_INTERVAL, "sync": DURABILITY_SYNC}
 CODECS = {"none": CODEC_NONE, "zstd": CODEC_ZSTD}

@@ -49,6 +49,7 @@ class Checker:
         self.contents: dict[tuple[int, int, int], tuple[str, int]] = {}  # (partition, epoch, offset)
         self.synced_floor: dict[int, int] = defaultdict(int)
         self.deleting: dict[int, int] = defaultdict(int)  # somebody set out to delete what is below
+        self.transactions: list[list[str]] = []  # batches of one transaction each
         self.cuts: list[tuple[int, dict[int, int]]] = []  # when the power went, and what was synced by then
         self.synced_reads: dict[tuple[int, int], tuple[str, int]] = {}
         self.group: dict[int, Position] = defaultdict(Position)
@@ -77,6 +78,9 @@ class Checker:
         batch = Batch(line["batch"], line["p"], line["n"], line["at"])
         assert batch.name not in self.batches, f"the test uses {batch.name} twice"
         self.batches[batch.name] = batch
+
+    def _together(self, line: Line) -> None:
+        self.transactions.append(line["batches"])
 
     def _ack(self, line: Line) -> None:
         batch = self.batches[line["batch"]]
@@ -186,6 +190,10 @@ class Checker:
                 self._check_absent(batch, ends, found["began"], now_at if power_cut else None)
                 if batch.started < found["began"] and not writers_live:
                     self.gone.add(batch.name)
+        if not any(found["starts"]):  # else a part may have been deleted since
+            for batches in self.transactions:
+                parts = [name in there for name in batches]
+                assert all(parts) or not any(parts), f"of a transaction {batches} there is {parts}"
         self._check_order()
         self._check_group(found, power_cut)
         for partition, end in enumerate(ends):

@@ -239,7 +239,8 @@ def zygote(
 
 
 def test_every_bug_that_is_planted_has_its_check() -> None:
-    assert names_in_source(PLANTED) == set(CHECKS)
+    elsewhere = {"redo_not_applied"}  # in test_killed_in_transactions.py
+    assert names_in_source(PLANTED) == set(CHECKS) | elsewhere
 
 
 @pytest.mark.parametrize("bug", CHECKS)

@@ -31,7 +31,7 @@ def tour(
     fault: tuple[str, int, int] | None = None,
     poison: bool = True,
 ) -> None:
-    """Open, append by both ways, roll, sync, produce, commit, delete; with `poison` fail a sync and cut.
+    """Open, append by both ways, roll, sync, produce, commit, transact, delete; `poison`: fail a sync, cut.
 
     Meets the `fault`, a point with what it does at which hit of this process, wherever on the way that is.
     """
@@ -51,6 +51,7 @@ def tour(
         produce(engine, said)
         fill_segments(writer, "os")
         consume(engine, said)
+        transact(engine, said)
         engine.sync(TOPIC)
         delete_head(engine, said)
         if poison:
@@ -86,6 +87,26 @@ def hand_and_commit(consumer: Consumer, said: Journal) -> None:
     said.say("handed", records=[[record.partition, record.offset] for record in records])
     consumer.commit()
     said.say("committed", offsets=[[0, consumer.position((TOPIC, 0))]])
+
+
+def transact(engine: Engine, said: Journal) -> None:
+    """One transaction of a batch in each partition and an offset."""
+    options: Any = {"group": GROUP, "auto_offset_reset": "earliest"}
+    with engine.consumer(**options) as consumer:
+        consumer.assign([(TOPIC, 0)])
+        records = consumer.poll(5, 0)
+        said.say("handed", records=[[record.partition, record.offset] for record in records])
+        transaction = engine.transaction()
+        batches = [f"{said.writer}-x{os.getpid()}-{p}" for p in range(PARTITIONS)]
+        for p, batch in enumerate(batches):
+            said.say("intent", batch=batch, p=p, n=1)
+            transaction.append(TOPIC, value_of(batch, 0, 1, 60), batch.encode(), partition=p)
+        transaction.commit_offsets(consumer)
+        said.say("together", batches=batches)
+        places = transaction.commit()
+        for batch, place in zip(batches, places, strict=True):
+            said.say("ack", batch=batch, offset=place.offset, durability=None)
+        said.say("committed", offsets=[[0, consumer.position((TOPIC, 0))]])
 
 
 def delete_head(engine: Engine, said: Journal) -> None:

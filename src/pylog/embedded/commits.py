@@ -81,10 +81,7 @@ class GroupOffsets:
         for commit in commits:
             log, partition = commit.log, commit.partition
             table = self.table(log)
-            if held is None:
-                generation = self._generation_of_nobody(table, partition)
-            else:
-                generation = held.get(TopicPartition(log.name, partition), -1)
+            generation = self.generation(commit, held)
             try:
                 if generation < 0:
                     raise FencedError(f"{log.name}-{partition} is not this consumer's to commit")
@@ -106,6 +103,12 @@ class GroupOffsets:
                     self._engine._flush_after(self, config.sync_interval_ms / 1000)
         for name in durable:
             self._tables[name].sync()
+
+    def generation(self, commit: Commit, held: Mapping[TopicPartition, int] | None) -> int:
+        """Return the generation with which a partition is committed; -1 where it is another member's."""
+        if held is None:
+            return self._generation_of_nobody(self.table(commit.log), commit.partition)
+        return held.get(TopicPartition(commit.log.name, commit.partition), -1)
 
     def _generation_of_nobody(self, table: OffsetTable, partition: int) -> int:
         """Return what who is in no group commits with: possible while the group has no living member."""

@@ -260,8 +260,15 @@ class EmbeddedConsumer(PositionedReader):
             logger.warning("auto-commit: %s", error)
 
     def _take(self, places: list[TopicPartition]) -> None:
+        if self._offsets is not None:
+            self._finish_transactions()
         self._give_back()
         self._assigned.take(places, self._open_cursor)
+
+    def _finish_transactions(self) -> None:
+        """An offset counts as committed as soon as its transaction does, also where the owner died then."""
+        if not self._engine.read_only:
+            self._engine._finish_transactions()
 
     def _open_cursor(self, place: TopicPartition) -> PartitionCursor:
         log = self._engine._log(place.topic)
@@ -413,6 +420,7 @@ class EmbeddedConsumer(PositionedReader):
         topic, number = place_of(partition)
         log = self._engine._log(topic)
         check_count(number, "partition", 0, log.partitions - 1)
+        self._finish_transactions()
         return self._group().committed_with_metadata(log, number)
 
     def commit(
@@ -429,33 +437,36 @@ class EmbeddedConsumer(PositionedReader):
             IllegalGenerationError: another member has the partition now, and does again what this one did.
             DurabilityError: the disk failed.
         """
+        _, commits, _ = self._commits(offsets)
+        self._commit(commits, self._coordinator)
+
+    def _commits(
+        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None
+    ) -> tuple[GroupOffsets, list[Commit], dict[TopicPartition, int] | None]:
+        """Return what commit() is to commit, checked, and what this member holds."""
         self._check()
-        self._group()
+        group = self._group()
         if self._engine.read_only:
             raise ReadOnlyError("an engine opened with read_only=True commits nothing")
+        held = None if self._coordinator is None else self._coordinator.held
         if offsets is None:
-            self._commit(self._positions(), self._coordinator)
-            return
-        wanted = []
+            return group, self._positions(), held
+        commits = []
         for place, given in by_place(offsets, "offsets"):
             offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
             check_metadata(metadata)
             cursor = self._assigned.cursor(place)
             check_offset(cursor.log, cursor.partition, offset)
-            wanted.append((cursor, offset, metadata))
-        self._commit(wanted, self._coordinator)
+            commits.append(Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata))
+        return group, commits, held
 
-    def _positions(self) -> list[tuple[PartitionCursor, int, bytes]]:
+    def _positions(self) -> list[Commit]:
         cursors = [cursor for cursor in self._assigned.cursors.values() if not cursor.unset]
-        return [(cursor, self._position(cursor), b"") for cursor in cursors]
-
-    def _commit(
-        self, wanted: list[tuple[PartitionCursor, int, bytes]], coordinator: Coordinator | None
-    ) -> None:
-        commits = [
-            Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata)
-            for cursor, offset, metadata in wanted
+        return [
+            Commit(cursor.log, cursor.partition, self._position(cursor), cursor.epoch) for cursor in cursors
         ]
+
+    def _commit(self, commits: list[Commit], coordinator: Coordinator | None) -> None:
         try:
             self._group().commit(commits, None if coordinator is None else coordinator.held)
         except IllegalGenerationError:

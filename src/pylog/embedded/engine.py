@@ -22,6 +22,7 @@ from pylog.config import (
     Partitioner,
     ProducerOptions,
     TopicOptions,
+    check_count,
     check_name,
     group_config,
 )
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pylog.embedded.backup import BackupReport
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
+    from pylog.embedded.transactions import Transaction
 
 CAPABILITIES: frozenset[Capability] = frozenset(
     {
@@ -61,6 +63,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "clean",
         "backup",
         "group_administration",
+        "transactions",
     }
 )
 
@@ -375,6 +378,26 @@ class EmbeddedEngine(OpenDirectory):
         self._check_open()
         return consumed_by(self, topic, partition, offset)
 
+    # ---- transactions -----------------------------------------------------------------------------------
+
+    def transaction(self, *, transaction_bytes: int = 16 << 20) -> Transaction:
+        """Begin a transaction: what it appends and commits becomes visible all or nothing.
+
+        Parts become visible partition by partition; after a crash all of them are, or none. It survives a
+        power cut as a whole where one of its topics has a durability other than "os".
+
+        Args:
+            transaction_bytes: The most that it may buffer.
+
+        Raises:
+            ReadOnlyError, ClosedError
+        """
+        from pylog.embedded.transactions import Transaction
+
+        self._writable("begin transactions")
+        check_count(transaction_bytes, "transaction_bytes", 1 << 10, 1 << 30)
+        return Transaction(self, transaction_bytes=transaction_bytes)
+
     # ---- the whole directory ----------------------------------------------------------------------------
 
     def backup(self, destination: str | os.PathLike[str]) -> BackupReport:
@@ -382,7 +405,8 @@ class EmbeddedEngine(OpenDirectory):
 
         Opening the copy restores it: it goes on under a new epoch, since the original's next records get the
         same offsets. Sealed segments are hard links where both lie on one file system: they cost no space,
-        and `verify --repair` of the copy would change them in both.
+        and `verify --repair` of the copy would change them in both. A transaction that commits just while the
+        ends are noted may be in the copy in part.
 
         Args:
             destination: A path where nothing is; it appears when the backup is complete.
@@ -397,10 +421,6 @@ class EmbeddedEngine(OpenDirectory):
         return back_up(self, destination)
 
     # ---- not there yet ----------------------------------------------------------------------------------
-
-    def transaction(self) -> NoReturn:
-        """Raise UnsupportedError: this release has no transactions."""
-        self._lacks("transactions")
 
     def queue(self, name: str, **options: Any) -> NoReturn:
         """Raise UnsupportedError: this release has no queues."""

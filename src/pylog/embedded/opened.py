@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pylog.embedded.cleaner import BackgroundCleaning, Cleaner
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
+    from pylog.embedded.transactions import Settling, Unsettled
 
 logger = logging.getLogger("pylog")
 
@@ -65,6 +67,8 @@ class OpenDirectory(LogDirectory):
         if self._registry.first and not self._read_only:
             self._remove_leftovers()
         self._ended = False
+        if self._registry.first and not self._read_only:
+            self._finish_transactions()
 
     def _start(self) -> None:
         """Become a living engine of the directory."""
@@ -76,7 +80,8 @@ class OpenDirectory(LogDirectory):
         self._cleans: Cleaner | None = None
         self._background: BackgroundCleaning | None = None
         self._cleaned: dict[str, TopicConfig] = {}
-        self._registry = Registry(self._root, read_only=self._read_only)
+        self._settling: Settling | None = None
+        self._registry: Registry = Registry(self._root, read_only=self._read_only)
         self._service: Service | None = None
         if not self._read_only:
             try:
@@ -85,6 +90,25 @@ class OpenDirectory(LogDirectory):
             except BaseException:
                 self._registry.close()
                 raise
+
+    def _finish_transactions(self) -> None:
+        """Finish what owners of committed transactions left when they died."""
+        if Path(self._root, "redo").exists():
+            from pylog.embedded.transactions import finish_transactions
+
+            finished = finish_transactions(self)
+            if finished:
+                logger.info("%s: finished %d transactions of dead processes", self._root, finished)
+
+    def _settle_later(self, unsettled: Unsettled) -> None:
+        """Remove a redo record once the parts of its transaction are on disk."""
+        with self._lock:
+            if self._settling is None:
+                from pylog.embedded.transactions import Settling
+
+                self._settling = Settling(self)
+            settling = self._settling
+        settling.add(unsettled)
 
     def _remove_leftovers(self) -> None:
         self._topics.remove_leftovers()
@@ -247,6 +271,8 @@ class OpenDirectory(LogDirectory):
         if not inherited:
             if self._lingering is not None:
                 self._lingering.stop()
+            if self._settling is not None:
+                self._settling.flush_lingering()
             for closing in [*self._members, *self._opened()]:
                 try:
                     closing.close()

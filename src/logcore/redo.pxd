@@ -1,0 +1,32 @@
+# cython: language_level=3
+"""The redo record of a multi-partition transaction: what makes it all or nothing."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from logcore.offsets cimport OffsetTable
+from logcore.partition_log cimport PartitionLog
+
+cdef class AppendPart:                       # one batch for one partition
+    cdef PartitionLog log
+    cdef bytearray batch
+    cdef readonly str topic
+    cdef readonly int partition
+    cdef readonly int records
+    cdef readonly long long base_offset      # once it is committed
+    cdef uint64_t start                      # byte_pos at which it goes
+    cdef uint64_t position                   # the same in the active segment
+
+    cdef int make_room(self) except? -1      # 0, NEEDS_ROLL, or an errno; the append lock is held
+    cdef int seal(self) except -1
+    cdef int apply(self) noexcept            # 0 or an errno; the append lock is released
+
+cdef class OffsetPart:                       # one committed offset
+    cdef readonly OffsetTable table
+    cdef readonly str group
+    cdef readonly str topic
+    cdef readonly int partition
+    cdef readonly long long offset
+    cdef readonly unsigned int epoch
+    cdef readonly unsigned int generation
+    cdef readonly bytes metadata
+    cdef uint64_t version                    # of what was committed before

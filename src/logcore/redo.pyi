@@ -1,0 +1,62 @@
+from struct import Struct
+from typing import Any, final
+
+from logcore.builder import BatchBuilder
+from logcore.offsets import OffsetTable
+from logcore.partition_log import PartitionLog
+from logcore.topic_log import TopicLog
+
+REDO_DIRECTORY: str
+VERSION: int
+MAGIC: bytes
+FRONT: Struct
+
+def order_of_append(part: AppendPart) -> tuple[bytes, int]: ...
+def order_of_offset(part: OffsetPart) -> tuple[str, int]: ...
+def write_pending(log: PartitionLog) -> None: ...
+MOST_PARTS: int
+
+@final
+class AppendPart:
+    topic: str
+    partition: int
+    records: int
+    base_offset: int
+    def __init__(self, log: TopicLog, partition: int, builder: BatchBuilder, transaction: bytes) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+
+@final
+class OffsetPart:
+    table: OffsetTable
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    epoch: int
+    generation: int
+    metadata: bytes
+    def __init__(
+        self,
+        table: OffsetTable,
+        group: str,
+        topic: str,
+        partition: int,
+        offset: int,
+        epoch: int,
+        generation: int,
+        metadata: bytes,
+    ) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+
+def commit_parts(
+    root: str,
+    owner: tuple[int, int],
+    transaction: bytes,
+    appends: list[AppendPart],
+    offsets: list[OffsetPart],
+    durable: bool,
+) -> str: ...
+def decode_record(content: bytes) -> tuple[dict[str, Any], bytes] | None: ...
+def mend(topic: TopicLog, partition: int) -> None: ...
+def append_again(topic: TopicLog, partition: int, batch: bytes) -> int: ...
+def commit_again(table: OffsetTable, part: dict[str, Any]) -> bool: ...
