@@ -70,8 +70,8 @@ def remove_below_start(PartitionLog log) -> int:
     """Unlink the segments all of whose records are below the log start offset; how many went.
 
     From the oldest on, so that those left behind a kill are still a chain. Nobody appends to them.
-    One whose seal is to be synced yet stays, for whoever syncs opens it by its name; and so does the segment before the active
-    one while its footer has the producer table.
+    One whose seal is to be synced yet stays, for whoever syncs opens it by its name; and so does the segment
+    before the active one while its footer has the producer table.
     """
     first = atomic_loadi64(&log.slot.log_start_offset)
     unsynced = atomic_loadi64(&log.slot.sealed_base_offset)
