@@ -311,8 +311,8 @@ def decode_record(content: bytes) -> tuple | None:
 def write_pending(PartitionLog log) -> None:
     """Before a partition is recovered: write what a committed transaction has for just its end.
 
-    The append lock is held. Only while `end` is known, that is in the session or at least on the boot in which
-    the owner died; recovery then finds a whole batch there and takes it in.
+    The append lock is held. Only while `end` is known, that is in the session, or at least on the boot, in
+    which the owner died; recovery then finds a whole batch there and takes it in.
     """
     if planted("redo_not_applied") or not log.slot.recovered:
         return
