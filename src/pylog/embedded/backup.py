@@ -26,7 +26,7 @@ from pylog.errors import ConfigError, UnknownTopicError
 from pylog.records import TopicDescription, TopicPartition
 
 if TYPE_CHECKING:
-    from pylog.embedded.engine import EmbeddedEngine
+    from pylog.embedded.administration import AdministeredDirectory
 
 logger = logging.getLogger("pylog")
 
@@ -57,8 +57,8 @@ class _Committed(NamedTuple):
     metadata: bytes
 
 
-def back_up(engine: EmbeddedEngine, destination: str | os.PathLike[str]) -> BackupReport:
-    """Copy the engine's data directory to `destination`: see EmbeddedEngine.backup."""
+def back_up(engine: AdministeredDirectory, destination: str | os.PathLike[str]) -> BackupReport:
+    """Copy the engine's data directory to `destination`: see AdministeredDirectory.backup."""
     target = Path(os.fspath(destination)).absolute()
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} is there already: a backup makes its own directory")
@@ -80,7 +80,7 @@ def back_up(engine: EmbeddedEngine, destination: str | os.PathLike[str]) -> Back
     return report
 
 
-def _fill(engine: EmbeddedEngine, target: Path, report: BackupReport) -> None:
+def _fill(engine: AdministeredDirectory, target: Path, report: BackupReport) -> None:
     source = Path(engine.path)
     committed = _committed(engine)
     topics, ends = _ends(engine)
@@ -101,7 +101,7 @@ def _fill(engine: EmbeddedEngine, target: Path, report: BackupReport) -> None:
     _write_offsets(target, [found for found in committed if found.topic in topics], report)
 
 
-def _ends(engine: EmbeddedEngine) -> tuple[list[TopicDescription], dict[TopicPartition, int]]:
+def _ends(engine: AdministeredDirectory) -> tuple[list[TopicDescription], dict[TopicPartition, int]]:
     topics, ends = [], {}
     for name in engine.list_topics():
         with suppress(UnknownTopicError):  # deleted just now
@@ -188,7 +188,7 @@ def _copy_up_to(segment: SegmentFile, target: Path, end: int, report: BackupRepo
 # ---- committed offsets --------------------------------------------------------------------------------
 
 
-def _committed(engine: EmbeddedEngine) -> list[_Committed]:
+def _committed(engine: AdministeredDirectory) -> list[_Committed]:
     """Return what each group has committed for the topics that are there."""
     found = []
     groups = Path(engine.path, "groups")

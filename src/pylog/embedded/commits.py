@@ -20,7 +20,7 @@ from pylog.errors import ClosedError, DurabilityError, FencedError, IllegalGener
 from pylog.records import OffsetAndMetadata, TopicPartition
 
 if TYPE_CHECKING:
-    from pylog.embedded.engine import EmbeddedEngine
+    from pylog.embedded.administration import AdministeredDirectory
 
 
 class Commit(NamedTuple):
@@ -36,7 +36,7 @@ class Commit(NamedTuple):
 class GroupOffsets:
     """What a group has committed for the topics that one consumer reads."""
 
-    def __init__(self, engine: EmbeddedEngine, group: str) -> None:
+    def __init__(self, engine: AdministeredDirectory, group: str) -> None:
         self._unsynced: set[str] = set()
         self._forks = fork_count()
         self.group = group

@@ -1,17 +1,16 @@
 """EmbeddedConsumer: reads partitions of one engine, waits for records, and remembers how far.
 
-Alone, or as a member of a group whose other members are anywhere on the machine: see coordinator.py.
+Alone, or as a member of a group whose other members are anywhere on the machine: see coordinator.py. Where
+it stands is in positions.py, what it commits in committing.py.
 Invariant: what the application was not given yet is never behind what commit() commits.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-from logcore.offsets_file import check_metadata
 from logcore.processes import fork_count
 from pylog.clock import Deadline
 from pylog.config import (
@@ -24,14 +23,13 @@ from pylog.config import (
     check_seconds,
 )
 from pylog.embedded.assignment import Assignment
-from pylog.embedded.commits import Commit, GroupOffsets
+from pylog.embedded.batches import Batches
+from pylog.embedded.committing import CommittingReader
 from pylog.embedded.coordinator import LOOK_SECONDS, Coordinator, Rebalance
 from pylog.embedded.partition_cursor import PartitionCursor
-from pylog.embedded.positions import PositionedReader
-from pylog.embedded.reading import check_offset
-from pylog.errors import ClosedError, ConfigError, IllegalGenerationError, ReadOnlyError
-from pylog.places import by_place, place_of, places_of
-from pylog.records import DecodedRecord, OffsetAndMetadata, Record, RecordBatch, TopicPartition
+from pylog.errors import ClosedError
+from pylog.places import places_of
+from pylog.records import DecodedRecord, Record, RecordBatch, TopicPartition
 from pylog.serdes import serde_for
 from pylog.subscription import Subscription, matching
 
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
     from pylog.embedded.engine import EmbeddedEngine
     from pylog.engine import OnAssign, OnRevoke, Partitions, Topics, TruncateCallback
     from pylog.serdes import Serde
-
-logger = logging.getLogger("pylog")
 
 RECORDS_AHEAD = 500
 """How many records iteration takes from a partition at once."""
@@ -54,39 +50,7 @@ MEMBER_POLL_SECONDS = 2 * LOOK_SECONDS
 """A member of a group looks after the others even where no record comes."""
 
 
-class Batches:
-    """An iterator of RecordBatch that is an Arrow stream as well.
-
-    Whoever reads the stream (DuckDB, say) pulls on threads of its own, one at a time: a pull has the consumer
-    to itself and lets go of it, so that the next may come from any thread.
-    """
-
-    def __init__(self, batches: Iterator[RecordBatch], let_go: Callable[[], None]) -> None:
-        self._batches = batches
-        self._let_go = let_go
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> RecordBatch:
-        return next(self._batches)
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        from logcore.arrow import export_stream
-
-        self._let_go()
-        return export_stream(self._pulled())
-
-    def _pulled(self) -> Iterator[RecordBatch]:
-        try:
-            for batch in self._batches:
-                self._let_go()
-                yield batch
-        finally:
-            self._let_go()
-
-
-class EmbeddedConsumer(PositionedReader):
+class EmbeddedConsumer(CommittingReader):
     """A consumer of an EmbeddedEngine. Belongs to the thread that uses it first, and raises in others."""
 
     def __init__(
@@ -105,7 +69,7 @@ class EmbeddedConsumer(PositionedReader):
         config: GroupConfig,
     ) -> None:
         synced = check_choice(isolation, "isolation", get_args(Isolation)) == "synced"
-        super().__init__(engine, synced=synced)
+        super().__init__(engine, synced=synced, group=group, config=config)
         self._reset = check_choice(auto_offset_reset, "auto_offset_reset", get_args(OffsetReset))
         self._longest_wait = SYNCED_POLL_SECONDS if synced else 1.0
         if engine.read_only:
@@ -121,14 +85,10 @@ class EmbeddedConsumer(PositionedReader):
         self._key_serde = serde_for(key_serde, "key_serde")
         self._value_serde = serde_for(value_serde, "value_serde")
         self._decodes = self._key_serde is not None or self._value_serde is not None
-        self._config = config
-        self._offsets = None if group is None else GroupOffsets(engine, group)
-        self._coordinator: Coordinator | None = None
         self._subscription: Subscription | None = None
         self._known: set[str] = set()
         self._topics_changed = 0
         self._look_at = 0.0
-        self._commit_at = engine._clock.monotonic() + config.auto_commit_interval_ms / 1000
         self._closed = False
 
     # ---- what is read -----------------------------------------------------------------------------------
@@ -246,29 +206,11 @@ class EmbeddedConsumer(PositionedReader):
         if change.gained and self._on_assign is not None:
             self._on_assign(change.gained)
 
-    def _auto_commit(self, coordinator: Coordinator, *, at_once: bool = False) -> None:
-        """With enable_auto_commit: commit what the application was given before this call."""
-        if not self._config.enable_auto_commit:
-            return
-        now = self._engine._clock.monotonic()
-        if now < self._commit_at and not at_once:
-            return
-        self._commit_at = now + self._config.auto_commit_interval_ms / 1000
-        try:
-            self._commit(self._positions(), coordinator)
-        except IllegalGenerationError as error:
-            logger.warning("auto-commit: %s", error)
-
     def _take(self, places: list[TopicPartition]) -> None:
         if self._offsets is not None:
             self._finish_transactions()
         self._give_back()
         self._assigned.take(places, self._open_cursor)
-
-    def _finish_transactions(self) -> None:
-        """An offset counts as committed as soon as its transaction does, also where the owner died then."""
-        if not self._engine.read_only:
-            self._engine._finish_transactions()
 
     def _open_cursor(self, place: TopicPartition) -> PartitionCursor:
         log = self._engine._log(place.topic)
@@ -399,81 +341,6 @@ class EmbeddedConsumer(PositionedReader):
                 if batch is None:
                     return
             yield batch
-
-    # ---- commits ----------------------------------------------------------------------------------------
-
-    def _group(self) -> GroupOffsets:
-        if self._offsets is None:
-            raise ConfigError("the consumer has no group: give group= to commit offsets")
-        return self._offsets
-
-    def committed(self, partition: TopicPartition | tuple[str, int]) -> int | None:
-        """Return the group's committed offset, the next to read; None where there is none."""
-        found = self.committed_with_metadata(partition)
-        return None if found is None else found.offset
-
-    def committed_with_metadata(
-        self, partition: TopicPartition | tuple[str, int]
-    ) -> OffsetAndMetadata | None:
-        """Return the group's committed offset and what was committed with it."""
-        self._check()
-        topic, number = place_of(partition)
-        log = self._engine._log(topic)
-        check_count(number, "partition", 0, log.partitions - 1)
-        self._finish_transactions()
-        return self._group().committed_with_metadata(log, number)
-
-    def commit(
-        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None = None
-    ) -> None:
-        """Commit the given offsets (next to read), or those of all that the application was given so far.
-
-        Seen by all processes on return; on disk as the topic's durability says: at once with "sync", within
-        sync_interval_ms with "interval", and at close().
-
-        Raises:
-            ConfigError: the consumer has no group, or the partition is not assigned.
-            OffsetOutOfRangeError: the log has no such offset.
-            IllegalGenerationError: another member has the partition now, and does again what this one did.
-            DurabilityError: the disk failed.
-        """
-        _, commits, _ = self._commits(offsets)
-        self._commit(commits, self._coordinator)
-
-    def _commits(
-        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None
-    ) -> tuple[GroupOffsets, list[Commit], dict[TopicPartition, int] | None]:
-        """Return what commit() is to commit, checked, and what this member holds."""
-        self._check()
-        group = self._group()
-        if self._engine.read_only:
-            raise ReadOnlyError("an engine opened with read_only=True commits nothing")
-        held = None if self._coordinator is None else self._coordinator.held
-        if offsets is None:
-            return group, self._positions(), held
-        commits = []
-        for place, given in by_place(offsets, "offsets"):
-            offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
-            check_metadata(metadata)
-            cursor = self._assigned.cursor(place)
-            check_offset(cursor.log, cursor.partition, offset)
-            commits.append(Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata))
-        return group, commits, held
-
-    def _positions(self) -> list[Commit]:
-        cursors = [cursor for cursor in self._assigned.cursors.values() if not cursor.unset]
-        return [
-            Commit(cursor.log, cursor.partition, self._position(cursor), cursor.epoch) for cursor in cursors
-        ]
-
-    def _commit(self, commits: list[Commit], coordinator: Coordinator | None) -> None:
-        try:
-            self._group().commit(commits, None if coordinator is None else coordinator.held)
-        except IllegalGenerationError:
-            if coordinator is not None:
-                coordinator.refused = True
-            raise
-        self._assigned.counts["commits"] += 1
 
     # ---- asyncio, figures, the end ----------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from pylog.places import nanoseconds, place_of
 from pylog.records import TopicPartition
 
 if TYPE_CHECKING:
-    from pylog.embedded.engine import EmbeddedEngine
+    from pylog.embedded.administration import AdministeredDirectory
     from pylog.engine import ResetTarget, TopicsOrPartitions
 
 OFFSETS = ".offsets"
@@ -48,7 +48,7 @@ class Committed(NamedTuple):
 class GroupView:
     """A group as it is on disk, while the block runs that opened it."""
 
-    def __init__(self, engine: EmbeddedEngine, group: str) -> None:
+    def __init__(self, engine: AdministeredDirectory, group: str) -> None:
         self.engine = engine
         self.group = check_name(group, "group")
         self.directory = f"{engine.path}/groups/{group}"
@@ -163,7 +163,7 @@ class GroupView:
 
 
 @contextmanager
-def viewed(engine: EmbeddedEngine, group: str) -> Iterator[GroupView]:
+def viewed(engine: AdministeredDirectory, group: str) -> Iterator[GroupView]:
     """Look at a group."""
     view = GroupView(engine, group)
     try:
@@ -175,7 +175,7 @@ def viewed(engine: EmbeddedEngine, group: str) -> Iterator[GroupView]:
 # ---- looking --------------------------------------------------------------------------------------------
 
 
-def list_groups(engine: EmbeddedEngine) -> list[str]:
+def list_groups(engine: AdministeredDirectory) -> list[str]:
     """Return the names of the groups that have members or have committed something, sorted."""
     try:
         names = sorted(entry.name for entry in os.scandir(f"{engine.path}/groups") if entry.is_dir())
@@ -190,7 +190,7 @@ def list_groups(engine: EmbeddedEngine) -> list[str]:
     return found
 
 
-def describe_group(engine: EmbeddedEngine, group: str) -> GroupDescription:
+def describe_group(engine: AdministeredDirectory, group: str) -> GroupDescription:
     """Return a group as it is now."""
     with viewed(engine, group) as view:
         view.check_known()
@@ -234,7 +234,7 @@ def _lag_of(view: GroupView, place: TopicPartition, owner: Member | None) -> Par
     )
 
 
-def _age(engine: EmbeddedEngine, log: TopicLog, partition: int, offset: int) -> float | None:
+def _age(engine: AdministeredDirectory, log: TopicLog, partition: int, offset: int) -> float | None:
     """Return the seconds since the record at `offset`; None where it cannot be read."""
     try:
         records = log.reader(partition, offset).poll(1)
@@ -243,7 +243,7 @@ def _age(engine: EmbeddedEngine, log: TopicLog, partition: int, offset: int) -> 
     return max(0.0, (engine._clock.time_ns() - records[0].timestamp) / 1e9) if records else 0.0
 
 
-def consumed_by(engine: EmbeddedEngine, topic: str, partition: int, offset: int) -> dict[str, bool]:
+def consumed_by(engine: AdministeredDirectory, topic: str, partition: int, offset: int) -> dict[str, bool]:
     """Return for each group of the topic whether it has committed past a record."""
     place = TopicPartition(topic, partition)
     check_count(partition, "partition", 0, engine._partitions_of(topic) - 1)
@@ -260,7 +260,7 @@ def consumed_by(engine: EmbeddedEngine, topic: str, partition: int, offset: int)
 # ---- changing -------------------------------------------------------------------------------------------
 
 
-def delete_group(engine: EmbeddedEngine, group: str) -> None:
+def delete_group(engine: AdministeredDirectory, group: str) -> None:
     """Forget what a group committed, for everybody who has its tables open."""
     with viewed(engine, group) as view:
         view.check_known()
@@ -275,7 +275,7 @@ def delete_group(engine: EmbeddedEngine, group: str) -> None:
 
 
 def reset_offsets(
-    engine: EmbeddedEngine,
+    engine: AdministeredDirectory,
     group: str,
     partitions: TopicsOrPartitions | None,
     *,
@@ -357,7 +357,12 @@ def _chosen(view: GroupView, state: GroupState, partitions: object) -> list[Topi
 
 
 def _wanted(
-    engine: EmbeddedEngine, log: TopicLog, partition: int, to: ResetTarget | None, by: int | None, base: int
+    engine: AdministeredDirectory,
+    log: TopicLog,
+    partition: int,
+    to: ResetTarget | None,
+    by: int | None,
+    base: int,
 ) -> int:
     """Return the offset that a target means in a partition, inside the log or not."""
     if by is not None:
