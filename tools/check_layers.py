@@ -23,15 +23,16 @@ VOCABULARY = (
     "pylog.clock",
     "pylog.places",
     "pylog.subscription",
+    "pylog.queue_options",
 )
-SEAM = ("pylog.engine", *VOCABULARY)
+SEAM = ("pylog.engine", "pylog.queue_source", *VOCABULARY)
 VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids")
 
 # A layer: the modules in it, and what they may import of the project besides themselves.
 LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("logcore",), ()),
     (VOCABULARY, (*VOCABULARY, *VALUES_OF_THE_CORE)),
-    (("pylog.engine",), VOCABULARY),
+    (("pylog.engine", "pylog.queue_source"), SEAM),
     (("pylog.embedded",), ("logcore", *SEAM)),
     (("pylog.kafka",), SEAM),
     (("pylog.aio", "pylog.parallel"), SEAM),

@@ -26,6 +26,8 @@ from pylog.config import (
     TopicOptions,
 )
 from pylog.groups import GroupDescription, OffsetChange
+from pylog.queue_options import QueueOptions
+from pylog.queue_source import QueueSource
 from pylog.records import (
     CleaningReport,
     OffsetAndMetadata,
@@ -343,6 +345,23 @@ class Engine(Protocol):
 
     def queue(self, name: str, **options: Any) -> Any:
         """Open a work queue over a topic: see the capability "queues"."""
+
+    def queue_source(
+        self,
+        queue: str,
+        topic: str | None = None,
+        *,
+        notes: Mapping[str, Any] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> QueueSource:
+        """Open what queue() stands on: the records of an existing topic, leased one by one.
+
+        Args:
+            queue: Its name; several queues may work the same topic, each for itself.
+            topic: Left out: what is stored, or else the topic of the queue's name.
+            notes: JSON values to keep with the queue. Compared as options are.
+            options: Those left out are what is stored; a given, different one raises TopicConfigError.
+        """
 
     def event_store(self, name: str, **options: Any) -> Any:
         """Open a store of event-sourced entities over a topic: see the capability "event_store"."""

@@ -244,6 +244,10 @@ class EmbeddedEngine(AdministeredDirectory):
         """Raise UnsupportedError: this release has no queues."""
         self._lacks("queues")
 
+    def queue_source(self, queue: str, topic: str | None = None, **options: Any) -> NoReturn:
+        """Raise UnsupportedError: this release has no queues."""
+        self._lacks("queues")
+
     def event_store(self, name: str, **options: Any) -> NoReturn:
         """Raise UnsupportedError: this release has no event store."""
         self._lacks("event stores")

@@ -320,6 +320,10 @@ class KafkaEngine:
         """Raise UnsupportedError: this release has no queues on Kafka."""
         self._lacks("queues")
 
+    def queue_source(self, queue: str, topic: str | None = None, **options: Any) -> NoReturn:
+        """Raise UnsupportedError: this release has no queues on Kafka."""
+        self._lacks("queues")
+
     def event_store(self, name: str, **options: Any) -> NoReturn:
         """Raise UnsupportedError: an append cannot be guarded on Kafka."""
         self._lacks("event stores")
