@@ -41,7 +41,7 @@ from logcore.errors import (
 
 cdef enum:
     PWRITE_FROM = 8 << 10
-    PAGES_BITS = 16              # of the blocks of pages that write() makes at once for small batches
+    PAGES_BITS = 18              # of the blocks of pages that write() makes at once for small batches
     NEEDS_ROLL = -1
     MOST_WRITERS = 256           # active segments that a process keeps open for appends
     LATE_SYNCS = 20              # intervals that the oldest unsynced byte waits before an append syncs itself

@@ -56,6 +56,8 @@ cdef class Segment:
 
     cdef bint reaches(self, uint64_t position) except -1      # the file holds [0, position)
     cdef int index_up_to(self, uint64_t limit, int64_t offset) except -1
+    cdef int index_published(self, uint64_t end) except -1
+    cdef int index_batch(self, const uint8_t* p, uint64_t position) except -1
     cdef uint64_t position_of(self, int64_t offset, uint64_t limit) except 0
     cdef uint64_t position_of_time(self, int64_t timestamp, uint64_t limit) except 0
     cdef int add_index_entry(self, int64_t base_offset, uint64_t position) except -1

@@ -194,7 +194,6 @@ cdef class Segment:
         cdef uint64_t position = self.indexed_to
         cdef const uint8_t* p
         cdef int what
-        cdef int64_t newest
         if self.index_complete or position >= limit:
             return 0
         if not self.reaches(limit):
@@ -210,16 +209,46 @@ cdef class Segment:
             if what != STANDS_BATCH:       # damage: whoever reads there is told; the index passes over it
                 position = find_next_valid(self.map, position + 8, limit, self.salt)
                 continue
-            if self.index_count == 0 or (
-                position - self.index[self.index_count - 1].position >= INDEX_INTERVAL_BYTES
-            ):
-                self.add_index_entry(loadi64(p + BH_BASE_OFFSET), position)
-            if not load32(p + BH_ATTRIBUTES) & <uint32_t> ATTR_MARK:
-                newest = max_timestamp_of(p)
-                if newest > self.indexed_max_timestamp:
-                    self.indexed_max_timestamp = newest
+            self.index_batch(p, position)
             position += load32(p + BH_TOTAL_LENGTH)
         self.indexed_to = position
+        return 0
+
+    cdef int index_published(self, uint64_t end) except -1:
+        """Extend the index up to `end` from header to header, no checksum taken, and stop at an odd one.
+
+        Entries stay in the order of offsets, so that a damaged header misleads nobody: who reads checks it.
+        """
+        cdef uint64_t position = self.indexed_to, total
+        cdef int64_t offset = self.base_offset
+        cdef const uint8_t* p
+        cdef uint32_t attributes
+        while position + BATCH_HEADER_BYTES <= end:
+            p = self.map + position
+            total = load32(p + BH_TOTAL_LENGTH)
+            attributes = load32(p + BH_ATTRIBUTES)
+            if load32(p) != <uint32_t> BATCH_MAGIC or total & 7 or not (
+                BATCH_HEADER_BYTES + blocks_bytes(attributes) <= total <= end - position
+                and offset <= loadi64(p + BH_BASE_OFFSET) <= next_offset_of(p)
+            ):
+                break
+            self.index_batch(p, position)
+            offset = next_offset_of(p)
+            position += total
+        self.indexed_to = position
+        return 0
+
+    cdef int index_batch(self, const uint8_t* p, uint64_t position) except -1:
+        """Enter the batch at `position` if the last entry is far enough behind; its time is for the next."""
+        cdef int64_t newest
+        if self.index_count == 0 or (
+            position - self.index[self.index_count - 1].position >= INDEX_INTERVAL_BYTES
+        ):
+            self.add_index_entry(loadi64(p + BH_BASE_OFFSET), position)
+        if not load32(p + BH_ATTRIBUTES) & <uint32_t> ATTR_MARK:
+            newest = max_timestamp_of(p)
+            if newest > self.indexed_max_timestamp:
+                self.indexed_max_timestamp = newest
         return 0
 
     cdef uint64_t position_of(self, int64_t offset, uint64_t limit) except 0:
@@ -280,6 +309,8 @@ cdef class Segment:
 
         It is a cache: an error is the caller's to ignore, and nothing is synced.
         """
+        if self.reaches(end_position + FOOTER_PRODUCERS):
+            self.index_published(end_position)
         self.index_up_to(end_position + FOOTER_PRODUCERS, INT64_MAX)
         entries = (<const char*> self.index)[:self.index_count * sizeof(index_entry_t)]
         cdef uint8_t header[INDEX_HEADER_BYTES]
