@@ -21,3 +21,16 @@ class TurnedClock:
 
     def pass_days(self, days: float) -> None:
         self.passed_ms += int(days * DAY_MS)
+
+
+class ManualClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def time_ns(self) -> int:
+        return round(self.now * 1_000_000_000)
+
+    def monotonic(self) -> float:
+        return self.now

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from pylog.records import RecoveryReport as RecoveryReport
     from pylog.records import TopicDescription as TopicDescription
     from pylog.records import TopicPartition as TopicPartition
+    from pylog.retries import CircuitBreaker as CircuitBreaker
+    from pylog.retries import Retry as Retry
     from pylog.serdes import Serde as Serde
 
 __version__ = "0.1.0"
@@ -80,6 +82,7 @@ _HOMES = {
         "TopicDescription",
         "TopicPartition",
     ),
+    "pylog.retries": ("CircuitBreaker", "Retry"),
     "pylog.serdes": ("Serde",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
