@@ -24,3 +24,9 @@ def test_wake_a_sleeping_process(benchmark: Any, scratch: Path, case: Case) -> N
 def test_open_a_topic_of_many_segments(benchmark: Any, scratch: Path, case: Case) -> None:
     """open until the end offset is known: after close, kill -9, and recovering all; 100 B; os."""
     run_case(benchmark, case, scratch)
+
+
+@cases("commits")
+def test_commit(benchmark: Any, scratch: Path, case: Case) -> None:
+    """commit() and commit_async() of a member: the time of one, per_second in extra_info; os and sync."""
+    run_case(benchmark, case, scratch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.contest import Contest
-from benchmarks.suite import batched, reading, single, slow
+from benchmarks.suite import batched, commits, reading, single, slow
 
 SIZES = (100, 1024)
 
@@ -50,6 +50,7 @@ def speed(extent: Extent) -> list[Contest]:
             slow.wake_up(size, extent.slow),
         ]
         found += [single.zstd(size, count), batched.zstd(size, count), reading.zstd(size, count)]
+    found.append(commits.commits(extent.records // 20, extent.slow))
     return found
 
 

@@ -37,3 +37,10 @@ cdef class OffsetTable:
 
     cdef int newest(self, int partition, offset_copy_t* found) except -2
     cdef object metadata_of(self, int partition, const offset_copy_t* copy)   # bytes, or None: lost
+
+    # What a caller may do; each raises the named error.
+    cdef int check_open(self) except -1
+    cdef int check_writable(self) except -1
+    cdef int check_poison(self) except -1
+    cdef int check_partition(self, int64_t partition) except -1
+    cdef int check_numbers(self, int64_t partition, int64_t generation) except -1

@@ -110,10 +110,11 @@ cdef class OffsetTable:
             DiskFullError: no room for the metadata; nothing was changed.
             DurabilityError: a sync of this table failed.
         """
-        self._check_numbers(partition, generation)
+        self.check_numbers(partition, generation)
         if not 0 <= offset < 1 << 63 or not 0 <= epoch < 1 << 32:
             raise ConfigError(f"cannot commit offset {offset} in epoch {epoch}")
-        check_metadata(metadata)
+        if metadata:
+            check_metadata(metadata)
         self.lock()
         try:
             self.check_generation(partition, generation)
@@ -128,7 +129,7 @@ cdef class OffsetTable:
             FencedError: a newer generation has it.
         """
         cdef offset_copy_t found
-        self._check_numbers(partition, generation)
+        self.check_numbers(partition, generation)
         self.lock()
         try:
             self.check_generation(partition, generation)
@@ -142,7 +143,7 @@ cdef class OffsetTable:
 
     def forget(self, partition: int, generation: int = 0) -> None:
         """Drop what is committed for a partition, also where it is damaged; `generation` as in fence()."""
-        self._check_numbers(partition, generation)
+        self.check_numbers(partition, generation)
         self.lock()
         try:
             try:
@@ -163,8 +164,8 @@ cdef class OffsetTable:
             CorruptionError: both copies are damaged.
         """
         cdef offset_copy_t found
-        self._check_open()
-        self._check_partition(partition)
+        self.check_open()
+        self.check_partition(partition)
         if self.mapping is NULL:
             return None
         for _ in range(METADATA_TRIES):
@@ -178,8 +179,8 @@ cdef class OffsetTable:
     def generation(self, partition: int) -> int:
         """Return the generation that last committed or fenced the partition; 0 where there was none."""
         cdef offset_copy_t found
-        self._check_open()
-        self._check_partition(partition)
+        self.check_open()
+        self.check_partition(partition)
         if self.mapping is NULL or self.newest(partition, &found) == NEITHER:
             return 0
         return found.generation
@@ -191,7 +192,7 @@ cdef class OffsetTable:
             DurabilityError: it could not be; the table takes no commits until all engines were closed.
         """
         cdef int code = 0
-        self._check_writable()
+        self.check_writable()
         self.users += 1
         try:
             with nogil:
@@ -205,7 +206,7 @@ cdef class OffsetTable:
         finally:
             self._leave()
         if code:
-            self._check_poison()
+            self.check_poison()
 
     def close(self) -> None:
         """Close the file; commits stay, and are on disk as far as sync() or the kernel brought them."""
@@ -217,7 +218,7 @@ cdef class OffsetTable:
 
     cdef int lock(self) except -1:
         cdef int code
-        self._check_writable()
+        self.check_writable()
         code = pthread_mutex_trylock(&self.shared.lock)
         if code == EBUSY:
             self.users += 1
@@ -240,7 +241,7 @@ cdef class OffsetTable:
         self.shared.holder = self.registry.pid
         if self.closed or self.shared.poisoned:
             self.unlock()
-            self._check_writable()
+            self.check_writable()
         return 0
 
     cdef int unlock(self) except -1:
@@ -439,33 +440,37 @@ cdef class OffsetTable:
         if self.closed and self.users == 0:
             close_descriptors(self)
 
-    def _check_open(self):
+    cdef int check_open(self) except -1:
         if self.forks != fork_count():
             raise ClosedError("this offset table was opened before a fork: the child must open its own")
         if self.closed:
             raise ClosedError("the offset table is closed")
+        return 0
 
-    def _check_writable(self):
-        self._check_open()
+    cdef int check_writable(self) except -1:
+        self.check_open()
         if self.registry.read_only:
             raise ReadOnlyError("an engine opened with read_only=True commits nothing")
-        self._check_poison()
+        return self.check_poison()
 
-    def _check_poison(self):
+    cdef int check_poison(self) except -1:
         if self.shared.poisoned:
             raise DurabilityError(
                 f"a sync of {self.path} failed: what was committed since the last one may be lost. Close all "
                 "engines of this directory and open again"
             )
+        return 0
 
-    def _check_partition(self, partition):
+    cdef int check_partition(self, int64_t partition) except -1:
         if not 0 <= partition < self.partitions:
             raise ConfigError(f"no partition {partition}: the table has {self.partitions}")
+        return 0
 
-    def _check_numbers(self, partition, generation):
-        self._check_partition(partition)
-        if not 0 <= generation < 1 << 32:
+    cdef int check_numbers(self, int64_t partition, int64_t generation) except -1:
+        self.check_partition(partition)
+        if not 0 <= generation < <int64_t> 1 << 32:
             raise ConfigError(f"a group has no generation {generation}")
+        return 0
 
 
 cdef void close_descriptors(OffsetTable table) noexcept:

@@ -77,6 +77,10 @@ OnAssign = Callable[[list[TopicPartition]], None]
 """Called within a poll with the partitions that the consumer got, before their first record."""
 OnRevoke = Callable[[list[TopicPartition], float], None]
 """Called within a poll with the partitions that go, and the seconds that are left to finish and commit."""
+Offsets = Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata]
+"""The next offset to read of each partition, and what to keep with it."""
+OnCommit = Callable[[dict[TopicPartition, OffsetAndMetadata], BaseException | None], None]
+"""Called within a later poll, commit or close with what was committed and None, or with what went wrong."""
 TruncateCallback = Callable[[TopicPartition, int, int], None]
 """Called with the partition, the offset that was next, and the one at which reading goes on."""
 
@@ -174,10 +178,11 @@ class Consumer(Protocol):
     def committed(self, partition: TopicPartition | tuple[str, int]) -> int | None:
         """Return the group's committed offset: the next to read."""
 
-    def commit(
-        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None = None
-    ) -> None:
+    def commit(self, offsets: Offsets | None = None) -> None:
         """Commit the given offsets, or what the application was given so far."""
+
+    def commit_async(self, offsets: Offsets | None = None, on_commit: OnCommit | None = None) -> None:
+        """Commit without waiting; a later commit() waits for it, and so does close()."""
 
     def pause(self, partitions: Partitions | None = None) -> None:
         """Give nothing of these partitions until resume()."""

@@ -175,3 +175,40 @@ def test_a_closed_consumer_says_so(consumer: Consumer) -> None:
     consumer.close()
     with pytest.raises(pylog.ClosedError):
         consumer.poll()
+
+
+def test_commits_that_nobody_waits_for_are_answered_in_their_order(
+    engine: Engine, consumer: Consumer
+) -> None:
+    said: list[tuple[int, bytes, BaseException | None]] = []
+
+    def on_commit(offsets: dict[pylog.TopicPartition, pylog.OffsetAndMetadata], error: object) -> None:
+        assert error is None or isinstance(error, BaseException)
+        said.extend((offset, metadata, error) for offset, metadata in offsets.values())
+
+    offsets(consumer, 2)
+    consumer.commit_async(on_commit=on_commit)
+    consumer.commit_async({("t", 0): pylog.OffsetAndMetadata(3, b"note")}, on_commit)
+    consumer.commit_async({("t", 0): 4})
+    assert said == []  # never called from within
+    while len(said) < 2:
+        consumer.poll(1)
+    assert said == [(2, b"", None), (3, b"note", None)]
+    consumer.commit_async({("t", 0): 5}, on_commit)
+    consumer.commit({("t", 0): 6})
+    assert consumer.committed(("t", 0)) == 6
+    consumer.commit_async({("t", 0): 7}, on_commit)
+    consumer.close()
+    assert said[2:] == [(5, b"", None), (7, b"", None)]
+    with engine.consumer(group="g") as another:
+        another.assign([("t", 0)])
+        assert another.committed(("t", 0)) == 7
+
+
+def test_a_commit_that_cannot_be_meant_raises_at_once(engine: Engine, consumer: Consumer) -> None:
+    with pytest.raises(pylog.ConfigError):
+        consumer.commit_async({("t", 1): 1})
+    with pytest.raises(TypeError):
+        consumer.commit_async({("t", 0): 1}, "a callback")  # type: ignore[arg-type]
+    with engine.consumer() as alone, pytest.raises(pylog.ConfigError):
+        alone.commit_async()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logcore.offsets import OffsetTable
 from logcore.processes import fork_count
@@ -31,6 +31,10 @@ class Commit(NamedTuple):
     offset: int
     epoch: int
     metadata: bytes = b""
+
+
+StoredCommit = tuple[TopicLog, int, int, int, bytes]
+"""A Commit without its names, which is made in a fifth of the time."""
 
 
 class GroupOffsets:
@@ -68,47 +72,63 @@ class GroupOffsets:
         found = self.table(log).committed(partition)
         return None if found is None else OffsetAndMetadata(found[0], found[2] or b"")
 
-    def commit(self, commits: Iterable[Commit], held: Mapping[TopicPartition, int] | None) -> None:
+    def store(
+        self, commits: Iterable[StoredCommit], held: Mapping[TopicPartition, int] | None
+    ) -> list[OffsetTable]:
         """Commit: seen by all processes on return.
 
         Args:
             held: what the member has and since which generation; None for who is no member.
 
+        Returns:
+            The tables that are to be synced now, where the durability of their topics says so.
+
         Raises:
             IllegalGenerationError: a partition is another member's.
         """
-        durable = set()
-        for commit in commits:
-            log, partition = commit.log, commit.partition
-            table = self.table(log)
-            generation = self.generation(commit, held)
+        durable: list[OffsetTable] = []
+        for log, partition, offset, epoch, metadata in commits:
+            name = log.name
+            table = self._tables.get(name)
+            if table is None or table.topic_uuid != log.uuid:
+                table = self.table(log)
+            generation = self._generation(table, name, partition, held)
             try:
                 if generation < 0:
-                    raise FencedError(f"{log.name}-{partition} is not this consumer's to commit")
-                table.commit(partition, commit.offset, commit.epoch, generation, commit.metadata)
+                    raise FencedError(f"{name}-{partition} is not this consumer's to commit")
+                table.commit(partition, offset, epoch, generation, metadata)
             except FencedError as error:
                 raise IllegalGenerationError(
-                    f"group {self.group!r}: {log.name}-{partition} went to another member, which gets the "
+                    f"group {self.group!r}: {name}-{partition} went to another member, which gets the "
                     f"records from the last committed offset on: {error}",
                     group=self.group,
                     generation=max(generation, 0),
                 ) from None
-            config = self._configs[log.name]
-            if config.durability == "sync":
-                durable.add(log.name)
-            else:
-                self._unsynced.add(log.name)
-                if config.durability == "interval" and not self._expects_flush:
-                    self._expects_flush = True
-                    self._engine._flush_after(self, config.sync_interval_ms / 1000)
-        for name in durable:
-            self._tables[name].sync()
+            if name in self._unsynced:
+                continue  # and so to be synced after this commit, too
+            config = self._configs[name]
+            if config.durability != "sync":
+                self._sync_later(name, config)
+            elif table not in durable:
+                durable.append(table)
+        return durable
+
+    def _sync_later(self, name: str, config: TopicConfig) -> None:
+        self._unsynced.add(name)
+        if config.durability == "interval" and not self._expects_flush:
+            self._expects_flush = True
+            self._engine._flush_after(self, config.sync_interval_ms / 1000)
 
     def generation(self, commit: Commit, held: Mapping[TopicPartition, int] | None) -> int:
         """Return the generation with which a partition is committed; -1 where it is another member's."""
+        return self._generation(self.table(commit.log), commit.log.name, commit.partition, held)
+
+    def _generation(
+        self, table: OffsetTable, topic: str, partition: int, held: Mapping[Any, int] | None
+    ) -> int:
         if held is None:
-            return self._generation_of_nobody(self.table(commit.log), commit.partition)
-        return held.get(TopicPartition(commit.log.name, commit.partition), -1)
+            return self._generation_of_nobody(table, partition)
+        return held.get((topic, partition), -1)  # equal to a TopicPartition, and quicker to make
 
     def _generation_of_nobody(self, table: OffsetTable, partition: int) -> int:
         """Return what who is in no group commits with: possible while the group has no living member."""

@@ -7,21 +7,23 @@ it nor waits for records. Invariant: commit() commits nothing that the applicati
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from logcore.offsets import OffsetTable
 from logcore.offsets_file import check_metadata
 from pylog.config import GroupConfig, check_count
-from pylog.embedded.commits import Commit, GroupOffsets
+from pylog.embedded.async_commits import AsyncCommit, AsyncCommits
+from pylog.embedded.commits import Commit, GroupOffsets, StoredCommit
 from pylog.embedded.positions import PositionedReader
 from pylog.embedded.reading import check_offset
-from pylog.errors import ConfigError, IllegalGenerationError, ReadOnlyError
+from pylog.errors import ConfigError, IllegalGenerationError, PylogError, ReadOnlyError
 from pylog.places import by_place, place_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 
 if TYPE_CHECKING:
     from pylog.embedded.coordinator import Coordinator
     from pylog.embedded.engine import EmbeddedEngine
+    from pylog.engine import Offsets, OnCommit
 
 logger = logging.getLogger("pylog")
 
@@ -36,6 +38,7 @@ class CommittingReader(PositionedReader):
         self._config = config
         self._offsets = None if group is None else GroupOffsets(engine, group)
         self._coordinator: Coordinator | None = None
+        self._async: AsyncCommits | None = None
         self._commit_at = engine._clock.monotonic() + config.auto_commit_interval_ms / 1000
 
     def _group(self) -> GroupOffsets:
@@ -59,9 +62,7 @@ class CommittingReader(PositionedReader):
         self._finish_transactions()
         return self._group().committed_with_metadata(log, number)
 
-    def commit(
-        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None = None
-    ) -> None:
+    def commit(self, offsets: Offsets | None = None) -> None:
         """Commit the given offsets (next to read), or those of all that the application was given so far.
 
         Seen by all processes on return; on disk as the topic's durability says: at once with "sync", within
@@ -73,43 +74,101 @@ class CommittingReader(PositionedReader):
             IllegalGenerationError: another member has the partition now, and does again what this one did.
             DurabilityError: the disk failed.
         """
-        _, commits, _ = self._commits(offsets)
-        self._commit(commits, self._coordinator)
+        group = self._committing()
+        commits = self._positions() if offsets is None else self._wanted(offsets)
+        try:
+            for table in self._store(group, commits, self._coordinator):
+                table.sync()
+        finally:
+            if self._async is not None:
+                self._async.finish()
+
+    def commit_async(self, offsets: Offsets | None = None, on_commit: OnCommit | None = None) -> None:
+        """Commit as commit() does, and do not wait for the disk.
+
+        Seen by all processes on return. A later commit() waits for it, and so does close().
+
+        Args:
+            on_commit: Called with the offsets and None once they are as durable as their topics say, or with
+                what went wrong, which is logged where this is left out. It is called within a later poll,
+                commit or close of this consumer, in the order of the commits.
+
+        Raises:
+            ConfigError: the consumer has no group, or the partition is not assigned.
+            OffsetOutOfRangeError: the log has no such offset.
+        """
+        if on_commit is not None and not callable(on_commit):
+            raise TypeError(f"on_commit is a function, not {type(on_commit).__name__}")
+        group = self._committing()
+        commits = self._positions() if offsets is None else self._wanted(offsets)
+        unsynced: list[OffsetTable] = []
+        failure: PylogError | None = None
+        try:
+            unsynced = self._store(group, commits, self._coordinator)
+        except PylogError as error:
+            failure = error
+        if on_commit is None and failure is None and not unsynced:
+            return
+        if self._async is None:
+            self._async = AsyncCommits(self._engine)
+        found = {
+            TopicPartition(log.name, partition): OffsetAndMetadata(offset, metadata)
+            for log, partition, offset, _, metadata in commits
+        }
+        self._async.add(AsyncCommit(found, on_commit, unsynced, failure))
+
+    def _committing(self) -> GroupOffsets:
+        self._check()
+        if self._offsets is None or self._engine._read_only:
+            self._group()
+            raise ReadOnlyError("an engine opened with read_only=True commits nothing")
+        return self._offsets
 
     def _commits(
-        self, offsets: Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata] | None
+        self, offsets: Offsets | None
     ) -> tuple[GroupOffsets, list[Commit], dict[TopicPartition, int] | None]:
-        """Return what commit() is to commit, checked, and what this member holds."""
-        self._check()
-        group = self._group()
-        if self._engine.read_only:
-            raise ReadOnlyError("an engine opened with read_only=True commits nothing")
+        """Return what commit() would commit, checked, and what this member holds."""
+        group = self._committing()
+        commits = self._positions() if offsets is None else self._wanted(offsets)
         held = None if self._coordinator is None else self._coordinator.held
-        if offsets is None:
-            return group, self._positions(), held
-        commits = []
+        return group, [Commit(*one) for one in commits], held
+
+    def _wanted(self, offsets: Offsets) -> list[StoredCommit]:
+        commits: list[StoredCommit] = []
         for place, given in by_place(offsets, "offsets"):
             offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
             check_metadata(metadata)
             cursor = self._assigned.cursor(place)
             check_offset(cursor.log, cursor.partition, offset)
-            commits.append(Commit(cursor.log, cursor.partition, offset, cursor.epoch, metadata))
-        return group, commits, held
+            commits.append((cursor.log, cursor.partition, offset, cursor.epoch, metadata))
+        return commits
 
-    def _positions(self) -> list[Commit]:
-        cursors = [cursor for cursor in self._assigned.cursors.values() if not cursor.unset]
+    def _positions(self) -> list[StoredCommit]:
+        cursors = self._assigned.cursors.values()
+        if self._given < len(self._ahead):
+            return [
+                (cursor.log, cursor.partition, self._position(cursor), cursor.epoch, b"")
+                for cursor in cursors
+                if not cursor.unset
+            ]
         return [
-            Commit(cursor.log, cursor.partition, self._position(cursor), cursor.epoch) for cursor in cursors
+            (cursor.log, cursor.partition, cursor.position, cursor.epoch, b"")
+            for cursor in cursors
+            if not cursor.unset
         ]
 
-    def _commit(self, commits: list[Commit], coordinator: Coordinator | None) -> None:
+    def _store(
+        self, group: GroupOffsets, commits: list[StoredCommit], coordinator: Coordinator | None
+    ) -> list[OffsetTable]:
+        """Commit, seen by everybody; returns the tables that are to be synced."""
         try:
-            self._group().commit(commits, None if coordinator is None else coordinator.held)
+            durable = group.store(commits, None if coordinator is None else coordinator.held)
         except IllegalGenerationError:
             if coordinator is not None:
                 coordinator.refused = True
             raise
         self._assigned.counts["commits"] += 1
+        return durable
 
     def _auto_commit(self, coordinator: Coordinator, *, at_once: bool = False) -> None:
         """With enable_auto_commit: commit what the application was given before this call."""
@@ -120,7 +179,8 @@ class CommittingReader(PositionedReader):
             return
         self._commit_at = now + self._config.auto_commit_interval_ms / 1000
         try:
-            self._commit(self._positions(), coordinator)
+            for table in self._store(self._group(), self._positions(), coordinator):
+                table.sync()
         except IllegalGenerationError as error:
             logger.warning("auto-commit: %s", error)
 

@@ -239,6 +239,8 @@ class EmbeddedConsumer(CommittingReader):
         self._check()
         if max_records.__class__ is not int or not 0 < max_records <= MOST_RECORDS:
             check_count(max_records, "max_records", 1, MOST_RECORDS)
+        if self._async is not None:
+            self._async.tell()
         if self._ahead and self._coordinator is not None:
             self._follow()
         if self._ahead:
@@ -250,7 +252,9 @@ class EmbeddedConsumer(CommittingReader):
         return self._decoded(records) if self._decodes else records
 
     def _at_hand(self) -> Assignment:
-        """Return what is assigned, as it is shared now."""
+        """Return what is assigned, as it is shared now; before, call back for commits that are through."""
+        if self._async is not None:
+            self._async.tell()
         if self._subscription is not None:
             self._follow()
         if self._engine.read_only:
@@ -374,6 +378,8 @@ class EmbeddedConsumer(CommittingReader):
             return
         if self._forks == fork_count():
             self._leave()
+            if self._async is not None:
+                self._async.finish()
         self._closed = True
         self._engine._members.discard(self)
         self._assigned = Assignment()

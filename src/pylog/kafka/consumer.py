@@ -24,17 +24,14 @@ from pylog.config import (
     group_config,
 )
 from pylog.errors import (
-    ConfigError,
-    IllegalGenerationError,
-    OffsetOutOfRangeError,
     RequestTimeoutError,
     UnsupportedError,
 )
+from pylog.kafka.committing import CommittingReader
 from pylog.kafka.failures import failure_of, failures
 from pylog.kafka.record import KafkaRecord
-from pylog.kafka.standing import StandingReader, at
-from pylog.places import place_of, places_of
-from pylog.records import DecodedRecord, OffsetAndMetadata
+from pylog.places import places_of
+from pylog.records import DecodedRecord
 from pylog.records import TopicPartition as Place
 from pylog.serdes import Serde, serde_for
 from pylog.subscription import Subscription, matching
@@ -54,7 +51,6 @@ LOOK_SECONDS = 5.0
 """How often topics are looked for that match a pattern."""
 LOOK_AGAIN_SECONDS = 0.02
 ASSIGNORS = {"range": "range", "round_robin": "roundrobin", "cooperative_sticky": "cooperative-sticky"}
-MAX_METADATA = 4096
 
 
 def member_config(given: Mapping[str, object]) -> GroupConfig:
@@ -86,7 +82,7 @@ def options_of(config: GroupConfig) -> dict[str, Any]:
     return options
 
 
-class KafkaConsumer(StandingReader):
+class KafkaConsumer(CommittingReader):
     """A consumer of a KafkaEngine. Belongs to the thread that uses it first, and raises in others."""
 
     def __init__(
@@ -102,7 +98,7 @@ class KafkaConsumer(StandingReader):
         value_serde: str | Serde | None,
         options: Mapping[str, object],
     ) -> None:
-        self._config = member_config(options)
+        config = member_config(options)
         self._timeout = check_seconds(timeout, "timeout")
         self._on_assign, self._on_revoke = on_assign, on_revoke
         self._key_serde = serde_for(key_serde, "key_serde")
@@ -115,10 +111,13 @@ class KafkaConsumer(StandingReader):
         self._reading: list[str] = []
         self._pending: KafkaError | None = None
         self._look_at = 0.0
-        self._commit_at = time.monotonic() + self._config.auto_commit_interval_ms / 1000
         reset = check_choice(auto_offset_reset, "auto_offset_reset", get_args(OffsetReset))
         super().__init__(
-            engine, None if group is None else check_name(group, "group"), reset, options_of(self._config)
+            engine,
+            None if group is None else check_name(group, "group"),
+            reset,
+            options_of(config),
+            config,
         )
 
     # ---- what is read -----------------------------------------------------------------------------------
@@ -258,17 +257,6 @@ class KafkaConsumer(StandingReader):
             if self._joined:
                 self._auto_commit()
 
-    def _auto_commit(self, *, at_once: bool = False) -> None:
-        """With enable_auto_commit: commit what the application was given before this call."""
-        now = time.monotonic()
-        if not self._config.enable_auto_commit or (now < self._commit_at and not at_once):
-            return
-        self._commit_at = now + self._config.auto_commit_interval_ms / 1000
-        try:
-            self._commit_positions()
-        except IllegalGenerationError as error:
-            logger.warning("auto-commit: %s", error)
-
     # ---- reading ----------------------------------------------------------------------------------------
 
     def poll(self, max_records: int = RECORDS_AT_ONCE, timeout: float | None = 0.0) -> list[Record]:
@@ -291,6 +279,7 @@ class KafkaConsumer(StandingReader):
         while True:
             left = POLL_SECONDS if end is None else min(POLL_SECONDS, max(0.0, end - time.monotonic()))
             with self._owned("polling"):
+                self._tell()
                 self._follow()
                 found = self._next(max_records, left)
             if found:
@@ -340,68 +329,6 @@ class KafkaConsumer(StandingReader):
         """Raise UnsupportedError: Kafka's batches are rows."""
         raise UnsupportedError("Kafka's batches are rows, not columns: poll() or iterate")
 
-    # ---- commits ----------------------------------------------------------------------------------------
-
-    def committed(self, partition: Place | tuple[str, int]) -> int | None:
-        """Return the group's committed offset, the next to read; None where there is none."""
-        found = self.committed_with_metadata(partition)
-        return None if found is None else found.offset
-
-    def committed_with_metadata(self, partition: Place | tuple[str, int]) -> OffsetAndMetadata | None:
-        """Return the group's committed offset and what was committed with it."""
-        with self._owned("asking for committed offsets"):
-            self._grouped()
-            place = place_of(partition)
-            self._engine._topics.check_partition(*place)
-            return self._committed([place]).get(place)
-
-    def commit(
-        self, offsets: Mapping[Place | tuple[str, int], int | OffsetAndMetadata] | None = None
-    ) -> None:
-        """Commit the given offsets (next to read), or those of all that the application was given so far.
-
-        Acknowledged by the group's coordinator on return. Kafka does not compare an offset with the log.
-
-        Raises:
-            ConfigError: the consumer has no group, or the partition is not assigned.
-            OffsetOutOfRangeError: the offset is negative.
-            UnsupportedError: metadata that is no UTF-8 text.
-            IllegalGenerationError: another member has the partition now, or is about to: poll again.
-        """
-        with self._owned("committing"):
-            self._grouped()
-            if offsets is None:
-                self._commit_positions()
-                return
-            wanted = []
-            for partition, given in offsets.items():
-                offset, metadata = given if isinstance(given, OffsetAndMetadata) else (given, b"")
-                place = self._place(partition)
-                if isinstance(offset, bool) or not isinstance(offset, int):
-                    raise TypeError(f"an offset is an int, not {type(offset).__name__}")
-                if offset < 0:
-                    raise OffsetOutOfRangeError(f"offset {offset} is negative", offset=offset)
-                wanted.append(at(place, offset, text_of(metadata)))
-            self._commit(wanted)
-
-    def _commit_positions(self) -> None:
-        wanted = [at(place, offset) for place, offset in self._positions.items() if offset is not None]
-        self._commit(wanted)
-
-    def _commit(self, wanted: list[Any]) -> None:
-        if not wanted:
-            return
-        with failures(f"committing for group {self._group!r}"):
-            answers = self._client.commit(offsets=wanted, asynchronous=False)
-        for answer in answers:
-            if answer.error is not None:
-                raise failure_of(answer.error, f"committing {answer.topic}-{answer.partition}")
-        self._counts["commits"] += 1
-
-    def _grouped(self) -> None:
-        if self._group is None:
-            raise ConfigError("the consumer has no group: give group= to commit offsets")
-
     # ---- asyncio, figures, the end ----------------------------------------------------------------------
 
     @property
@@ -425,6 +352,7 @@ class KafkaConsumer(StandingReader):
         Any thread may close it. In a forked child nothing of the parent's is touched.
         """
         self._close()
+        self._tell()
 
     def __enter__(self) -> Self:
         with self._use():
@@ -434,20 +362,3 @@ class KafkaConsumer(StandingReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def text_of(metadata: object) -> str:
-    """Return the metadata of a commit as Kafka keeps it. Raises UnsupportedError where it is no text."""
-    if not isinstance(metadata, bytes):
-        raise TypeError(f"metadata is bytes, not {type(metadata).__name__}")
-    if len(metadata) > MAX_METADATA:
-        raise ConfigError(
-            f"metadata of {len(metadata)} bytes: at most {MAX_METADATA} are kept with an offset"
-        )
-    try:
-        text = metadata.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise UnsupportedError("Kafka keeps metadata as text: UTF-8 without a zero byte")
-    return text

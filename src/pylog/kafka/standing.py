@@ -71,6 +71,7 @@ class StandingReader:
     def _reopen(self) -> None:
         with failures("leaving the group"):
             self._client.close()
+        self._client_closed()
         self._client = self._opened()
 
     # ---- who may call -----------------------------------------------------------------------------------
@@ -109,6 +110,10 @@ class StandingReader:
                 self._closed = True
                 self._engine._members.discard(self)  # type: ignore[arg-type]  # a KafkaConsumer
                 self._positions.clear()
+                self._client_closed()
+
+    def _client_closed(self) -> None:
+        """The client is no more: whoever waits for an answer of it gets none."""
 
     # ---- what is assigned -------------------------------------------------------------------------------
 
