@@ -26,14 +26,15 @@ class RedisStore:
 
     def __init__(self, redis: Any, program: str, directory: Path, synced: bool) -> None:
         self.socket_directory = tempfile.mkdtemp(prefix="bench-redis-")    # a socket's path must be short
-        socket = f"{self.socket_directory}/s"
+        self.socket = f"{self.socket_directory}/s"
         durable = ["--appendonly", "yes", "--appendfsync", "always"] if synced else ["--appendonly", "no"]
+        place = ["--unixsocket", self.socket, "--dir", str(directory)]
         self.server = subprocess.Popen(
-            [program, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(directory), *durable],
+            [program, "--port", "0", "--save", "", *place, *durable],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self.client = redis.Redis(unix_socket_path=socket)
+        self.client = redis.Redis(unix_socket_path=self.socket)
         self.wait_until_ready(redis)
 
     def wait_until_ready(self, redis: Any) -> None:
@@ -86,8 +87,8 @@ class RedisStore:
         shutil.rmtree(self.socket_directory, ignore_errors=True)
 
 
-def open_store(directory: Path, work: Workload, *, synced: bool) -> RedisStore:
-    """A new server with an empty stream."""
+def find_redis() -> tuple[Any, str]:
+    """The client's module and the server's program, or SkippedError."""
     program = shutil.which("redis-server")
     if program is None:
         raise SkippedError("Redis Streams is skipped: no redis-server on PATH (Debian: redis-server)")
@@ -95,6 +96,12 @@ def open_store(directory: Path, work: Workload, *, synced: bool) -> RedisStore:
         import redis
     except ImportError:
         raise SkippedError("Redis Streams is skipped: the package `redis` is not installed") from None
+    return redis, program
+
+
+def open_store(directory: Path, work: Workload, *, synced: bool) -> RedisStore:
+    """A new server with an empty stream."""
+    redis, program = find_redis()
     return RedisStore(redis, program, directory, synced)
 
 
