@@ -15,7 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from logcore.errors import ConfigError, DiskFullError, FormatError, LockTimeoutError, ReadOnlyError
+from logcore.errors import (
+    ConfigError,
+    DiskFullError,
+    FormatError,
+    LockTimeoutError,
+    PylogError,
+    ReadOnlyError,
+)
 
 LOCK_SECONDS = 10.0
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", re.ASCII)
@@ -50,7 +57,9 @@ def check_name(name: str, what: str) -> str:
 
 
 def clear_error(error: OSError, path: str) -> Exception:
-    """Return the error that a user shall see for `error` of a call on `path`."""
+    """Return the error that a user shall see for `error` of a call on `path`: itself where it is one of ours."""
+    if isinstance(error, PylogError):
+        return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFullError(f"no room to write {path}: {error.strerror}", error.errno)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -61,8 +70,10 @@ def clear_error(error: OSError, path: str) -> Exception:
 
 
 @contextmanager
-def locked_directory(path: str, timeout: float = LOCK_SECONDS) -> Iterator[int]:
+def locked_directory(path: str, timeout: float = LOCK_SECONDS, *, shared: bool = False) -> Iterator[int]:
     """Hold the directory `path` for us alone, among all processes that ask so; yields its descriptor.
+
+    With `shared` others may hold it beside us, if they ask for it so as well.
 
     Raises:
         LockTimeoutError: somebody else held it for `timeout` seconds.
@@ -74,7 +85,7 @@ def locked_directory(path: str, timeout: float = LOCK_SECONDS) -> Iterator[int]:
         raise clear_error(error, path) from None
     _locked.add(fd)
     try:
-        _lock_within(fd, path, timeout)
+        _lock_within(fd, path, timeout, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         try:
             yield fd
         finally:
@@ -86,12 +97,12 @@ def locked_directory(path: str, timeout: float = LOCK_SECONDS) -> Iterator[int]:
             os.close(fd)
 
 
-def _lock_within(fd: int, path: str, timeout: float) -> None:
+def _lock_within(fd: int, path: str, timeout: float, operation: int) -> None:
     deadline = time.monotonic() + timeout
     pause = 0.0005
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:

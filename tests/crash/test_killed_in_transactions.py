@@ -125,6 +125,35 @@ def test_each_input_has_exactly_one_output_wherever_its_transformer_is_killed(
     kill_and_go_on(zygote, points, tmp_path / "data", point, hit, survivor)
 
 
+def back_up(directory: str, destination: str) -> bool:
+    """Back up; False where a committer was in the way for too long."""
+    import pylog
+
+    with pylog.open(directory, lock_timeout=0.2) as engine:
+        try:
+            engine.backup(destination)
+        except pylog.LockTimeoutError:
+            return False
+    return True
+
+
+def test_a_backup_has_no_half_of_a_transaction_whose_owner_is_stopped_or_was_killed(
+    zygote: Zygote, points: Failpoints, tmp_path: Path
+) -> None:
+    job, data, copy = "test_killed_in_transactions", tmp_path / "data", tmp_path / "copy"
+    zygote.run(f"{job}:create", directory=data, durability="os")
+    points.reset()
+    points.arm("transaction.appended", failpoints.STOP, at=5)
+    owner = zygote.start(f"{job}:transform", directory=data)
+    assert owner.wait_stopped_or_ended()
+
+    assert not zygote.run(f"{job}:back_up", directory=data, destination=copy)
+    assert not copy.exists()
+    owner.kill()
+    assert zygote.run(f"{job}:back_up", directory=data, destination=copy)
+    assert zygote.run(f"{job}:found", directory=copy) == {"committed": 3, "outputs": [[0, 1, 2]] * 2}
+
+
 def fence(directory: str) -> str:
     """Commit a transaction of a member whose partition went to another one."""
     import pylog

@@ -276,14 +276,15 @@ class AdministeredDirectory(OpenDirectory):
 
         Opening the copy restores it: it goes on under a new epoch, since the original's next records get the
         same offsets. Sealed segments are hard links where both lie on one file system: they cost no space,
-        and `verify --repair` of the copy would change them in both. A transaction that commits just while the
-        ends are noted may be in the copy in part.
+        and `verify --repair` of the copy would change them in both. Transactions wait for the moment in which
+        the ends are noted: each is in the copy as a whole or not at all.
 
         Args:
             destination: A path where nothing is; it appears when the backup is complete.
 
         Raises:
             ConfigError: something is there, or it lies inside the data directory.
+            LockTimeoutError: a transaction stays half committed in a process that is stopped.
             DiskFullError, OSError: nothing is left at the destination.
         """
         from pylog.embedded.backup import back_up

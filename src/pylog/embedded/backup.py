@@ -1,9 +1,10 @@
 """A hot backup: a consistent copy of a data directory that others go on writing to; opening it restores it.
 
 Committed offsets are noted before the ends, and records are copied up to the noted ends, so that no group is
-ahead of its topic. Sealed segments are linked where the file system can, since nobody changes them; active
-ones are copied. Not taken: what only living processes share. Invariant: `destination` appears by one rename,
-whole and on disk, or not at all.
+ahead of its topic; while both are noted no transaction commits, so that each is in it as a whole or not at
+all. Sealed segments are linked where the file system can, since nobody changes them; active ones are copied.
+Not taken: what only living processes share. Invariant: `destination` appears by one rename, whole and on
+disk, or not at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from logcore.offsets import OffsetTable
 from logcore.processes import Registry
 from logcore.scan import ScannedBatch, SegmentScan
 from logcore.segment_files import SegmentFile, list_segments
-from logcore.whole_files import clear_error
+from logcore.whole_files import clear_error, locked_directory
 from pylog.errors import ConfigError, UnknownTopicError
 from pylog.records import TopicDescription, TopicPartition
 
@@ -82,8 +83,10 @@ def back_up(engine: AdministeredDirectory, destination: str | os.PathLike[str]) 
 
 def _fill(engine: AdministeredDirectory, target: Path, report: BackupReport) -> None:
     source = Path(engine.path)
-    committed = _committed(engine)
-    topics, ends = _ends(engine)
+    with locked_directory(engine.path, engine._lock_timeout):  # which committing transactions share
+        engine._finish_transactions()
+        committed = _committed(engine)
+        topics, ends = _ends(engine)
     shutil.copyfile(source / "format", target / "format")
     with suppress(FileNotFoundError):
         shutil.copytree(source / "producers", target / "producers", ignore=shutil.ignore_patterns(".*"))

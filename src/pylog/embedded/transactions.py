@@ -204,14 +204,16 @@ class Transaction:
         durability = self._durability()
         owner = (engine._registry.slot, engine._registry.incarnation)
         try:
-            record = commit_parts(
-                engine.path,
-                owner,
-                self.transaction_id,
-                list(appends.values()),
-                list(self._offsets.values()),
-                durability != "os",
-            )
+            # a backup sees all of it or nothing
+            with locked_directory(engine.path, engine._lock_timeout, shared=True):
+                record = commit_parts(
+                    engine.path,
+                    owner,
+                    self.transaction_id,
+                    list(appends.values()),
+                    list(self._offsets.values()),
+                    durability != "os",
+                )
         except FencedError as error:
             raise IllegalGenerationError(f"nothing was committed: {error}") from None
         self._settle(record, durability)
