@@ -57,7 +57,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def clear_error(error: OSError, path: str) -> Exception:
-    """Return the error that a user shall see for `error` of a call on `path`: itself where it is one of ours."""
+    """Return the error that a user shall see for `error` of a call on `path`; one of ours stays as it is."""
     if isinstance(error, PylogError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
