@@ -21,12 +21,13 @@ VOCABULARY = (
     "pylog.serdes",
     "pylog.correlation",
     "pylog.clock",
+    "pylog.filters",
     "pylog.places",
     "pylog.subscription",
     "pylog.queue_options",
 )
 SEAM = ("pylog.engine", "pylog.queue_source", *VOCABULARY)
-VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids")
+VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids", "logcore.matching")
 
 # A layer: the modules in it, and what they may import of the project besides themselves.
 LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (

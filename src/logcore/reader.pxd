@@ -18,6 +18,7 @@ cdef class PartitionReader:
     cdef RecordBatch batch                   # partly handed out
     cdef int index                           # of the next record in it
     cdef readonly bint synced_only           # isolation "synced"
+    cdef readonly int64_t rejected           # records that poll_matching() passed over
 
     cdef void limit(self, uint64_t* end, int64_t* next_offset) noexcept nogil
     cdef int check_start(self) except -1
@@ -26,6 +27,8 @@ cdef class PartitionReader:
     cdef Segment open_segment(self, object file, int64_t behind)
     cdef bint nothing_is_lost(self) except -1
     cdef RecordBatch fetch(self)             # the next batch, whole, or None
+    cdef RecordBatch current(self, bint something)   # the batch at the position, or None; see poll()
+    cdef int settle(self, RecordBatch batch) except -1   # stand at `index` of the batch
     cdef int note_cut(self) except -1
     cdef int raise_damage(self, uint64_t limit) except -1
     cdef uint64_t readable(self, uint64_t end) except 0

@@ -14,6 +14,7 @@ from logcore.batch_header cimport (
 )
 from logcore.control cimport atomic_load32, atomic_loadi64
 from logcore.format cimport *
+from logcore.matching cimport NO, Matcher
 from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
 
@@ -313,25 +314,41 @@ cdef class PartitionReader:
         self.next_offset = batch.next_offset
         return batch
 
+    cdef RecordBatch current(self, bint something):
+        """The batch at the position, or None; what is wrong there is told later if there is something."""
+        cdef RecordBatch batch = self.batch
+        if batch is not None:
+            return batch
+        try:
+            batch = self.fetch()
+        except Exception:
+            if something:                            # hand out what is good first; the next call raises
+                return None
+            raise
+        if batch is not None:
+            self.index = 0
+            if batch.base_offset < self.next_offset:
+                self.index = batch.first_at_or_after(self.next_offset)
+        return batch
+
+    cdef int settle(self, RecordBatch batch) except -1:
+        if self.index >= batch.record_count:
+            self.batch = None
+            self.next_offset = batch.next_offset
+        else:
+            self.batch = batch
+            self.next_offset = batch.offset_at(self.index)
+        return 0
+
     def poll(self, max_records: int = 500) -> list:
         """Up to `max_records` records that are there; an empty list where none is. Never waits."""
         cdef list out = None, some
         cdef int wanted = max_records, take
         cdef RecordBatch batch
         while wanted > 0:
-            batch = self.batch
+            batch = self.current(bool(out))
             if batch is None:
-                try:
-                    batch = self.fetch()
-                except Exception:
-                    if out:                      # hand out what is good first; the next call raises
-                        break
-                    raise
-                if batch is None:
-                    break
-                self.index = 0
-                if batch.base_offset < self.next_offset:
-                    self.index = batch.first_at_or_after(self.next_offset)
+                break
             take = batch.record_count - self.index
             if take > wanted:
                 take = wanted
@@ -339,13 +356,32 @@ cdef class PartitionReader:
             out = some if out is None else out + some if len(out) < len(some) else extended(out, some)
             wanted -= take
             self.index += take
-            if self.index >= batch.record_count:
-                self.batch = None
-                self.next_offset = batch.next_offset
-            else:
-                self.batch = batch
-                self.next_offset = batch.offset_at(self.index)
+            self.settle(batch)
         return [] if out is None else out
+
+    def poll_matching(self, Matcher matcher not None, max_records: int, max_passed: int) -> list:
+        """Up to `max_records` records that match or may match, looking at no more than `max_passed` others.
+
+        Those that do not match never become objects; `rejected` counts them. `offset` stands behind all that
+        was looked at.
+        """
+        cdef list out = []
+        cdef int wanted = max_records, left = max_passed
+        cdef RecordBatch batch
+        while wanted > 0 and left > 0:
+            batch = self.current(bool(out) or left < max_passed)
+            if batch is None:
+                break
+            while self.index < batch.record_count and wanted > 0 and left > 0:
+                if matcher.answer(batch, self.index) == NO:
+                    left -= 1
+                else:
+                    out += batch.records(self.index, self.index + 1)
+                    wanted -= 1
+                self.index += 1
+            self.settle(batch)
+        self.rejected += max_passed - left
+        return out
 
     def offset_for_time(self, timestamp: int) -> int | None:
         """The first offset whose record has a timestamp >= `timestamp` (ns since 1970), None where none has.

@@ -11,3 +11,6 @@ cdef list decode_headers(const uint8_t* data, Py_ssize_t size)
 
 cdef int check_headers(const uint8_t* data, Py_ssize_t size) except -1
 # ValueError where decode_headers() would raise it
+
+cdef Py_ssize_t header_bytes(const uint8_t* data, Py_ssize_t left) noexcept nogil
+# length of the header that begins at `data`, -1 where it does not end inside `left` bytes

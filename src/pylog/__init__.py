@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pylog.errors import UnknownTopicError as UnknownTopicError
     from pylog.errors import UnsupportedError as UnsupportedError
     from pylog.errors import VersionConflictError as VersionConflictError
+    from pylog.filters import Filter as Filter
     from pylog.groups import GroupDescription as GroupDescription
     from pylog.groups import GroupMember as GroupMember
     from pylog.groups import OffsetChange as OffsetChange
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "pylog.config": ("TopicConfig",),
     "pylog.engine": ("Consumer", "Engine", "Producer"),
+    "pylog.filters": ("Filter",),
     "pylog.groups": ("GroupDescription", "GroupMember", "OffsetChange", "PartitionLag"),
     "pylog.parallel": ("ParallelConsumer",),
     "pylog.records": (

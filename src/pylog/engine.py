@@ -25,6 +25,7 @@ from pylog.config import (
     ProducerOptions,
     TopicOptions,
 )
+from pylog.filters import Filter
 from pylog.groups import GroupDescription, OffsetChange
 from pylog.queue_options import QueueOptions
 from pylog.queue_source import QueueSource
@@ -81,6 +82,8 @@ Offsets = Mapping[TopicPartition | tuple[str, int], int | OffsetAndMetadata]
 """The next offset to read of each partition, and what to keep with it."""
 OnCommit = Callable[[dict[TopicPartition, OffsetAndMetadata], BaseException | None], None]
 """Called within a later poll, commit or close with what was committed and None, or with what went wrong."""
+OnRejected = Callable[[Record], object]
+"""Called within a poll with a record that a filter rejects."""
 TruncateCallback = Callable[[TopicPartition, int, int], None]
 """Called with the partition, the offset that was next, and the one at which reading goes on."""
 
@@ -317,6 +320,8 @@ class Engine(Protocol):
         on_revoke: OnRevoke | None = None,
         key_serde: str | Serde | None = None,
         value_serde: str | Serde | None = None,
+        filter: Filter | None = None,
+        on_rejected: OnRejected | None = None,
         **options: Unpack[GroupOptions],
     ) -> Consumer:
         """Open a consumer, subscribed where topics are given."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from pylog.config import check_choice, check_count
 from pylog.engine import Consumer, Engine, Topics
 from pylog.errors import ClosedError, ConfigError, IllegalGenerationError
-from pylog.records import OffsetAndMetadata, Record, TopicPartition
+from pylog.records import Record, TopicPartition
 
 Order = Literal["key", "partition", "none"]
 Handler = Callable[[Record], object]
@@ -105,6 +105,7 @@ class ParallelConsumer:
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
         self._paused = False
+        self._filtered = options.get("filter") is not None
         options.setdefault("auto_offset_reset", "earliest")
         # belongs to no thread yet: run() may be called in another one
         self._consumer: Consumer = engine.consumer(topics, group=group, on_revoke=self._drain, **options)
@@ -220,20 +221,30 @@ class ParallelConsumer:
         """Commit up to the first unfinished record of each partition, where that moved."""
         self._collect()
         mine = set(self._consumer.assignment())
-        offsets: dict[TopicPartition | tuple[str, int], int | OffsetAndMetadata] = {
+        offsets = {
             place: progress.committable
             for place, progress in self._progress.items()
             if place in mine and progress.committable > self._committed.get(place, -1)
         }
+        if self._filtered:
+            offsets |= self._passed(mine)
         if not offsets:
             return
         try:
-            self._consumer.commit(offsets)
+            self._consumer.commit(dict(offsets.items()))
         except IllegalGenerationError:
             return  # taken from us since the last poll: whoever has it now does it again
+        self._committed |= offsets
+
+    def _passed(self, mine: set[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return where partitions stand of which nothing is unfinished: behind what the filter rejected."""
+        found = {}
         for place in mine:
-            if place in offsets:
-                self._committed[place] = self._progress[place].committable
+            if place not in self._progress or not self._progress[place].in_flight:
+                position = self._consumer.position(place)
+                if position > self._committed.get(place, -1):
+                    found[place] = position
+        return found
 
     def _drain(self, places: list[TopicPartition], seconds: float) -> None:
         """Before partitions go: wait for what of them is in flight, and commit it."""

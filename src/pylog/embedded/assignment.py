@@ -97,6 +97,10 @@ class Assignment:
                 return records
         return []
 
+    def skipped(self) -> bool:
+        """Return whether a filter rejected all that the last fetch found, so that there may be more."""
+        return any(cursor.skipped for cursor in self._active)
+
     def next_batch(self) -> RecordBatch | None:
         """Take a batch from the first partition that has one."""
         for cursor in self._turns():

@@ -27,7 +27,8 @@ from pylog.embedded.batches import Batches
 from pylog.embedded.committing import CommittingReader
 from pylog.embedded.coordinator import LOOK_SECONDS, Coordinator, Rebalance
 from pylog.embedded.partition_cursor import PartitionCursor
-from pylog.errors import ClosedError
+from pylog.errors import ClosedError, ConfigError
+from pylog.filters import Filter, sieve_of
 from pylog.places import places_of
 from pylog.records import DecodedRecord, Record, RecordBatch, TopicPartition
 from pylog.serdes import serde_for
@@ -66,6 +67,8 @@ class EmbeddedConsumer(CommittingReader):
         on_revoke: OnRevoke | None,
         key_serde: str | Serde | None,
         value_serde: str | Serde | None,
+        filter: Filter | None,
+        on_rejected: Callable[[Record], object] | None,
         config: GroupConfig,
     ) -> None:
         synced = check_choice(isolation, "isolation", get_args(Isolation)) == "synced"
@@ -85,6 +88,7 @@ class EmbeddedConsumer(CommittingReader):
         self._key_serde = serde_for(key_serde, "key_serde")
         self._value_serde = serde_for(value_serde, "value_serde")
         self._decodes = self._key_serde is not None or self._value_serde is not None
+        self._sieve = sieve_of(filter, on_rejected)
         self._subscription: Subscription | None = None
         self._known: set[str] = set()
         self._topics_changed = 0
@@ -223,6 +227,7 @@ class EmbeddedConsumer(CommittingReader):
             reset="earliest" if came_later else self._reset,
             synced=self._synced,
             on_truncate=self._on_truncate,
+            sieve=self._sieve,
         )
 
     # ---- reading ----------------------------------------------------------------------------------------
@@ -245,10 +250,14 @@ class EmbeddedConsumer(CommittingReader):
             self._follow()
         if self._ahead:
             return self._rest(max_records)
-        records = self._at_hand().fetch(max_records)
+
+        def fetch() -> list[Record]:
+            return self._at_hand().fetch(max_records)
+
+        records = self._look(fetch)
         if not records and timeout != 0:
             seconds = check_seconds(timeout, "timeout")
-            records = self._wait(lambda: self._at_hand().fetch(max_records), seconds) or []
+            records = self._wait(lambda: self._look(fetch), seconds) or []
         return self._decoded(records) if self._decodes else records
 
     def _at_hand(self) -> Assignment:
@@ -260,6 +269,13 @@ class EmbeddedConsumer(CommittingReader):
         if self._engine.read_only:
             self._assigned.follow(self._engine._log)
         return self._assigned
+
+    def _look(self, fetch: Callable[[], list[Record]]) -> list[Record]:
+        """Return what is there and not filtered out, however far behind."""
+        while True:
+            found = fetch()
+            if found or self._sieve is None or not self._assigned.skipped():
+                return found
 
     def _wait(self, fetch: Callable[[], Any], timeout: float | None) -> Any:
         """Call fetch until it returns something, sleeping while nobody appends; None when the time is up."""
@@ -288,7 +304,7 @@ class EmbeddedConsumer(CommittingReader):
         """Yield records; ends only where the consumer was given a timeout and nothing came for so long."""
 
         def fetch() -> list[Record]:
-            return self._at_hand().fetch_of_one(RECORDS_AHEAD)
+            return self._look(lambda: self._at_hand().fetch_of_one(RECORDS_AHEAD))
 
         while True:
             self._check()
@@ -330,8 +346,13 @@ class EmbeddedConsumer(CommittingReader):
 
         Args:
             timeout: Seconds; left out: the consumer's own.
+
+        Raises:
+            ConfigError: the consumer has a filter, which lets single records through.
         """
         self._check()
+        if self._sieve is not None:
+            raise ConfigError("batches() come whole: poll() or iterate with a filter")
         waiting = self._timeout if timeout is None else check_seconds(timeout, "timeout")
         self._give_back()
         return Batches(self._batches(waiting), self._let_go)
@@ -364,9 +385,10 @@ class EmbeddedConsumer(CommittingReader):
         return self._longest_wait
 
     def metrics(self) -> dict[str, int]:
-        """Return records, batches, polls, waits and commits since it was opened."""
+        """Return records, batches, polls, waits, commits, and what a filter rejected, since it was opened."""
         self._check()
-        return {**self._assigned.counts, "partitions": len(self._assigned.cursors)}
+        rejected = 0 if self._sieve is None else self._sieve.rejected
+        return {**self._assigned.counts, "rejected": rejected, "partitions": len(self._assigned.cursors)}
 
     def close(self) -> None:
         """End, and hand the partitions over to the other members. Commits only with enable_auto_commit.

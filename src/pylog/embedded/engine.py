@@ -28,12 +28,14 @@ from pylog.engine import (
     Headers,
     OnAssign,
     OnDelivery,
+    OnRejected,
     OnRevoke,
     Topics,
     TruncateCallback,
     Values,
 )
 from pylog.errors import UnsupportedError
+from pylog.filters import Filter
 from pylog.records import Record, RecordId
 from pylog.serdes import Serde
 
@@ -171,6 +173,8 @@ class EmbeddedEngine(AdministeredDirectory):
         on_revoke: OnRevoke | None = None,
         key_serde: str | Serde | None = None,
         value_serde: str | Serde | None = None,
+        filter: Filter | None = None,
+        on_rejected: OnRejected | None = None,
         **options: Unpack[GroupOptions],
     ) -> EmbeddedConsumer:
         """Open a consumer; subscribed to the topics where they are given, else to be assigned partitions.
@@ -186,6 +190,8 @@ class EmbeddedEngine(AdministeredDirectory):
             on_revoke: Called within a poll with the partitions that go to others, and the seconds to finish.
             key_serde: "bytes", "str", "json" or an object with serialize and deserialize.
             value_serde: The same for values.
+            filter: Lets through what the application is given: see pylog.filters. Commits pass the rest.
+            on_rejected: Called within a poll with each record that the filter rejects.
             options: As a member of the group: see GroupConfig.
 
         Raises:
@@ -207,6 +213,8 @@ class EmbeddedEngine(AdministeredDirectory):
             on_revoke=on_revoke,
             key_serde=key_serde,
             value_serde=value_serde,
+            filter=filter,
+            on_rejected=on_rejected,
             config=group_config(options),
         )
         self._members.add(made)

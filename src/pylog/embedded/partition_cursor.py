@@ -14,9 +14,13 @@ from logcore.segment_files import read_start
 from logcore.topic_log import TopicLog
 from pylog.embedded.reading import check_offset
 from pylog.errors import ClosedError, LogTruncatedError, OffsetOutOfRangeError
+from pylog.filters import Sieve
 from pylog.records import Record, RecordBatch, TopicPartition
 
 logger = logging.getLogger("pylog")
+
+MOST_PASSED = 1 << 16
+"""How many records a filter passes over before the consumer looks after its group."""
 
 
 class PartitionCursor:
@@ -31,6 +35,8 @@ class PartitionCursor:
         "partition",
         "paused",
         "position",
+        "sieve",
+        "skipped",
         "synced",
         "unset",
     )
@@ -44,12 +50,16 @@ class PartitionCursor:
         reset: str,
         synced: bool,
         on_truncate: str | Callable[[TopicPartition, int, int], None],
+        sieve: Sieve | None = None,
     ) -> None:
         self.log = log
         self.partition = partition
         self.synced = synced
         self.paused = False
         self.unset = False
+        self.sieve = sieve
+        # the last poll passed over records and let none through: there may be more
+        self.skipped = False
         self._reset = reset
         self._on_truncate = on_truncate
         self.epoch = log.epoch(partition)
@@ -160,8 +170,26 @@ class PartitionCursor:
 
     def poll(self, max_records: int) -> list[Record]:
         """Return up to max_records that are there, and stand behind them."""
+        if self.sieve is not None:
+            return self._sifted(self.sieve, max_records)
         records: list[Record] = self._read(lambda: self._reader.poll(max_records))
         return records
+
+    def _sifted(self, sieve: Sieve, max_records: int) -> list[Record]:
+        """Return what the sieve lets through of what comes next; stands where it was if the sieve raises."""
+        before = self.position
+        rejected = self._reader.rejected
+        self.skipped = False
+        try:
+            records = self._read(
+                lambda: self._reader.poll_matching(sieve.matcher, max_records, MOST_PASSED)
+            )
+            kept = sieve.keep(records, self._reader.rejected - rejected)
+        except BaseException:
+            self.position = before
+            raise
+        self.skipped = not kept and self.position != before
+        return kept
 
     def next_batch(self) -> RecordBatch | None:
         """Return the batch that holds the position, whole, or None where there is none yet."""

@@ -27,6 +27,7 @@ from pylog.errors import (
     RequestTimeoutError,
     UnsupportedError,
 )
+from pylog.filters import Filter, sieve_of
 from pylog.kafka.committing import CommittingReader
 from pylog.kafka.failures import failure_of, failures
 from pylog.kafka.record import KafkaRecord
@@ -37,7 +38,7 @@ from pylog.serdes import Serde, serde_for
 from pylog.subscription import Subscription, matching
 
 if TYPE_CHECKING:
-    from pylog.engine import OnAssign, OnRevoke, Partitions, Topics
+    from pylog.engine import OnAssign, OnRejected, OnRevoke, Partitions, Topics
     from pylog.kafka.engine import KafkaEngine
     from pylog.records import Record
 
@@ -96,6 +97,8 @@ class KafkaConsumer(CommittingReader):
         on_revoke: OnRevoke | None,
         key_serde: str | Serde | None,
         value_serde: str | Serde | None,
+        filter: Filter | None,
+        on_rejected: OnRejected | None,
         options: Mapping[str, object],
     ) -> None:
         config = member_config(options)
@@ -104,6 +107,9 @@ class KafkaConsumer(CommittingReader):
         self._key_serde = serde_for(key_serde, "key_serde")
         self._value_serde = serde_for(value_serde, "value_serde")
         self._decodes = self._key_serde is not None or self._value_serde is not None
+        self._sieve = sieve_of(filter, on_rejected)
+        # the last fetch took records and the filter let none of them through
+        self._skipped = False
         self._subscription: Subscription | None = None
         # whether the group has us, whether it has assigned since, whether that waits for a poll
         self._joined = self._told = self._holding = False
@@ -285,7 +291,7 @@ class KafkaConsumer(CommittingReader):
             if found:
                 self._counts["records"] += len(found)
                 return found
-            if end is not None and time.monotonic() >= end:
+            if not self._skipped and end is not None and time.monotonic() >= end:
                 return []
 
     def _next(self, max_records: int, seconds: float) -> list[Any]:
@@ -294,27 +300,41 @@ class KafkaConsumer(CommittingReader):
             error, self._pending = self._pending, None
             raise failure_of(error, "polling")
         first = self._client.poll(seconds)
+        self._skipped = False
         if first is None:
             return []
         messages = [first]
         if max_records > 1 and first.error() is None:
             messages += self._client.consume(max_records - 1, 0)
-        found: list[Any] = []
+        found: list[KafkaRecord] = []
         for message in messages:
             error = message.error()
             if error is None:
-                found.append(self._given(KafkaRecord(message)))
+                found.append(KafkaRecord(message))
             elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
                 logger.warning("no poll for max_poll_interval_ms: others get the partitions: %s", error.str())
             elif error.code() != KafkaError._PARTITION_EOF and self._pending is None:
                 self._pending = error
         if self._pending is not None and not found:
             return self._next(1, 0)
-        return found
+        return self._given(found)
 
-    def _given(self, record: KafkaRecord) -> Any:
-        self._positions[Place(record.topic, record.partition)] = record.offset + 1
-        return DecodedRecord(record, self._key_serde, self._value_serde) if self._decodes else record  # type: ignore[arg-type]
+    def _given(self, records: list[Any]) -> list[Any]:
+        """Stand behind the records, and return those that the filter lets through, decoded."""
+        kept = records
+        if self._sieve is not None:
+            try:
+                kept = self._sieve.keep(records)
+            except BaseException:
+                firsts = {Place(record.topic, record.partition): record.offset for record in records[::-1]}
+                self._seek(firsts)
+                raise
+        self._skipped = bool(records) and not kept
+        for record in records:
+            self._positions[Place(record.topic, record.partition)] = record.offset + 1
+        if not self._decodes:
+            return kept
+        return [DecodedRecord(record, self._key_serde, self._value_serde) for record in kept]
 
     def __iter__(self) -> Iterator[Record]:
         """Yield records; ends only where the consumer was given a timeout and nothing came for so long."""
@@ -342,9 +362,10 @@ class KafkaConsumer(CommittingReader):
             return LOOK_AGAIN_SECONDS
 
     def metrics(self) -> dict[str, int]:
-        """Return records, polls and commits since it was opened, and how many partitions it reads."""
+        """Return counters since it was opened, also of what a filter rejected, and its partitions."""
         with self._owned("counting"):
-            return {**self._counts, "partitions": len(self._positions)}
+            rejected = 0 if self._sieve is None else self._sieve.rejected
+            return {**self._counts, "rejected": rejected, "partitions": len(self._positions)}
 
     def close(self) -> None:
         """End, and hand the partitions over to the other members. Commits only with enable_auto_commit.

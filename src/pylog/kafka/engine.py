@@ -34,6 +34,7 @@ from pylog.engine import (
     Headers,
     OnAssign,
     OnDelivery,
+    OnRejected,
     OnRevoke,
     Topics,
     TopicsOrPartitions,
@@ -41,6 +42,7 @@ from pylog.engine import (
     Values,
 )
 from pylog.errors import ClosedError, PylogError, UnsupportedError
+from pylog.filters import Filter
 from pylog.kafka.address import Address, address_of
 from pylog.kafka.appending import Appender
 from pylog.kafka.failures import failures
@@ -270,6 +272,8 @@ class KafkaEngine:
         on_revoke: OnRevoke | None = None,
         key_serde: str | Serde | None = None,
         value_serde: str | Serde | None = None,
+        filter: Filter | None = None,
+        on_rejected: OnRejected | None = None,
         **options: Unpack[GroupOptions],
     ) -> KafkaConsumer:
         """Open a consumer; subscribed to the topics where they are given, else to be assigned partitions.
@@ -299,6 +303,8 @@ class KafkaEngine:
             on_revoke=on_revoke,
             key_serde=key_serde,
             value_serde=value_serde,
+            filter=filter,
+            on_rejected=on_rejected,
             options=options,
         )
         self._members.add(made)
