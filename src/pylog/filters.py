@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from logcore import matching
+import logcore.matching as matching
 from pylog.config import check_count
 from pylog.errors import ConfigError, UnsupportedError
 from pylog.records import Record
@@ -383,12 +383,25 @@ class Sieve:
                     kept.append(record)
                 elif self._on_rejected is not None:
                     self._on_rejected(record)
-        self.passed += len(kept)
-        self.rejected += rejected + len(records) - len(kept)
+        self._count(len(kept), rejected + len(records) - len(kept))
+        return kept
+
+    def lets_through(self, record: Record) -> bool:
+        """Return whether one record is let through, of which the matcher was not asked before."""
+        passes = self.matcher.match(record)
+        if passes is None:
+            passes = self.filter.matches(record)
+        if not passes and self._on_rejected is not None:
+            self._on_rejected(record)
+        self._count(passes, not passes)
+        return passes
+
+    def _count(self, passed: int, rejected: int) -> None:
+        self.passed += passed
+        self.rejected += rejected
         if not self.passed and not self._warned and self.rejected >= self.filter.warn_after:
             self._warned = True
             logger.warning("the filter %r let none of %d records through", self.filter, self.rejected)
-        return kept
 
 
 def sieve_of(filter: Filter | None, on_rejected: Callable[[Record], object] | None) -> Sieve | None:
