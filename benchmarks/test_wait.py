@@ -30,3 +30,15 @@ def test_open_a_topic_of_many_segments(benchmark: Any, scratch: Path, case: Case
 def test_commit(benchmark: Any, scratch: Path, case: Case) -> None:
     """commit() and commit_async() of a member: the time of one, per_second in extra_info; os and sync."""
     run_case(benchmark, case, scratch)
+
+
+@cases("transactions")
+def test_commit_a_transaction(benchmark: Any, scratch: Path, case: Case) -> None:
+    """Transactions of 2 and 8 parts, and consume-transform-produce; os, interval and sync."""
+    run_case(benchmark, case, scratch)
+
+
+@cases("rebalance")
+def test_go_on_after_a_member_was_killed(benchmark: Any, scratch: Path, case: Case) -> None:
+    """kill -9 to the first record at the new owner, p50 and p99; 2, 8 and 32 members."""
+    run_case(benchmark, case, scratch)

@@ -99,6 +99,18 @@ def test_offsets_are_committed_with_the_records(engine: pylog.Engine) -> None:
     assert sorted(value or b"" for value in values(engine)) == [b"0", b"1", b"2", b"3"]
 
 
+def test_a_redo_record_goes_when_its_consumer_was_closed_before_it_was_on_disk(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("in", durability="interval")
+        engine.append("in", b"1")
+        with engine.consumer("in", group="g", auto_offset_reset="earliest") as consumer:
+            consumer.poll(1)
+            with engine.transaction() as transaction:
+                transaction.append("in", b"2")
+                transaction.commit_offsets(consumer)
+    assert redo_records(data) == []
+
+
 def test_one_transaction_commits_several_partitions_of_several_groups(engine: pylog.Engine) -> None:
     engine.append_many("out", [b"%d" % n for n in range(30)], [b"%d" % n for n in range(30)])
     options: Any = {"auto_offset_reset": "earliest"}

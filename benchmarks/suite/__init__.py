@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.contest import Contest
-from benchmarks.suite import batched, commits, reading, single, slow
+from benchmarks.suite import batched, commits, reading, rebalance, single, slow, transactions
 
 SIZES = (100, 1024)
 
@@ -51,6 +51,8 @@ def speed(extent: Extent) -> list[Contest]:
         ]
         found += [single.zstd(size, count), batched.zstd(size, count), reading.zstd(size, count)]
     found.append(commits.commits(extent.records // 20, extent.slow))
+    found += transactions.transactions(extent.slow)
+    found += [rebalance.rebalancing(members, extent.slow) for members in rebalance.KILLS]
     return found
 
 

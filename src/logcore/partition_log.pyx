@@ -358,8 +358,7 @@ cdef class PartitionLog:
                 f"a batch of {length} bytes does not fit a segment of {self.segment_bytes} (segment_bytes)",
                 size=length, limit=self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS,
             )
-        if self.max_unsynced_bytes:
-            self.hold_back()
+        self.hold_back()
         self.append_locked(batch, length, synced, base_offset, end)
         self.appended_batches += 1
         self.appended_records += load32(batch + BH_RECORD_COUNT)
@@ -398,7 +397,10 @@ cdef class PartitionLog:
     cdef int hold_back(self) except -1:
         """Wait for a sync where too much, or something too old, is not on disk yet ("interval")."""
         cdef partition_slot_t* slot = self.slot
-        cdef int64_t since = atomic_loadi64(&slot.first_unsynced_at)
+        cdef int64_t since
+        if self.max_unsynced_bytes == 0:
+            return 0
+        since = atomic_loadi64(&slot.first_unsynced_at)
         if since == 0 or atomic_load32(&slot.state) != PARTITION_READY:
             return 0
         if atomic_load64(&slot.end) - atomic_load64(&slot.synced_end) > self.max_unsynced_bytes or (

@@ -39,7 +39,7 @@ cdef class TopicLog:
     cdef readonly bint closed
     cdef bint use_xxh3
     cdef int codec
-    cdef int durability
+    cdef readonly int durability             # durability_policy
     cdef uint64_t segment_bytes, max_record_bytes, max_unsynced_bytes
     cdef int64_t lock_timeout_ns
     cdef uint32_t next_partition             # round robin for batches without keys

@@ -19,6 +19,7 @@ class TopicLog:
     directory: str
     uuid: bytes
     partitions: int
+    durability: int
     read_only: bool
     closed: bool
     def __new__(

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -30,7 +30,7 @@ from logcore.redo import (
 )
 from logcore.scan import ScannedBatch, SegmentScan
 from logcore.segment_files import list_segments
-from logcore.topic_log import TopicLog
+from logcore.topic_log import DURABILITIES, TopicLog
 from logcore.whole_files import locked_directory, remove_leftovers
 from pylog.embedded.commits import Commit
 from pylog.embedded.consumer import EmbeddedConsumer
@@ -231,15 +231,16 @@ class Transaction:
     def _durability(self) -> str:
         """Return the strongest that one of its topics asks for."""
         names = {place.topic for place in self._builders} | {topic for _, topic, _ in self._offsets}
-        found = {self._engine.describe_topic(name).config.durability for name in names}
-        return next(policy for policy in ("sync", "interval", "os") if policy in found)
+        strongest = max(self._log(name).durability for name in names)
+        return next(policy for policy, code in DURABILITIES.items() if code == strongest)
 
     def _settle(self, record: str, durability: str) -> None:
         """Bring the parts to disk as promised, then remove the redo record."""
         tables = {part.table for part in self._offsets.values()}
         places = [(self._log(place.topic), place.partition) for place in self._builders]
         if durability == "interval":
-            self._engine._settle_later(Unsettled(record, places, tables))
+            paths = {table.path: (table.topic_uuid, table.partitions) for table in tables}
+            self._engine._settle_later(Unsettled(record, places, paths))
         else:
             if durability == "sync":
                 _sync(places, tables)
@@ -265,7 +266,8 @@ class Unsettled(NamedTuple):
 
     record: str
     places: list[tuple[TopicLog, int]]
-    tables: set[OffsetTable]
+    tables: dict[str, tuple[bytes, int]]
+    """Uuid and partitions of each, by path: a table may be closed by then, with its consumer."""
 
 
 def _sync(places: Iterable[tuple[TopicLog, int]], tables: Iterable[OffsetTable]) -> None:
@@ -297,9 +299,13 @@ class Settling:
             waiting, self._waiting = self._waiting, []
         everything = [place for each in waiting for place in each.places]
         places = {(id(log), partition): (log, partition) for log, partition in everything}
-        tables = set().union(*(each.tables for each in waiting))
+        tables = {path: identity for each in waiting for path, identity in each.tables.items()}
         try:
-            _sync(places.values(), tables)
+            _sync(places.values(), ())
+            for path, identity in tables.items():
+                if Path(path).exists():  # else its group was deleted
+                    with closing(OffsetTable(path, *identity, self._engine._registry)) as table:
+                        table.sync()
         except Exception as error:
             logger.warning("redo records stay until the next opening, a sync failed: %s", error)
             return True
