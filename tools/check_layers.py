@@ -27,16 +27,19 @@ VOCABULARY = (
     "pylog.queue_options",
 )
 SEAM = ("pylog.engine", "pylog.queue_source", *VOCABULARY)
+# What engine.queue() gives out stands above the engine: it is imported when it is called, or for its type.
+DOORS = ("pylog.queues",)
 VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids", "logcore.matching")
 
 # A layer: the modules in it, and what they may import of the project besides themselves.
 LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("logcore",), ()),
     (VOCABULARY, (*VOCABULARY, *VALUES_OF_THE_CORE)),
-    (("pylog.engine", "pylog.queue_source"), SEAM),
-    (("pylog.embedded",), ("logcore", *SEAM)),
+    (("pylog.engine", "pylog.queue_source"), (*DOORS, *SEAM)),
+    (("pylog.embedded",), ("logcore", *DOORS, *SEAM)),
     (("pylog.kafka",), SEAM),
-    (("pylog.aio", "pylog.parallel"), SEAM),
+    (("pylog.parallel",), SEAM),
+    (("pylog.aio",), ("pylog.queues", *SEAM)),
     (("pylog.queues", "pylog.retries"), ("pylog.queues", "pylog.retries", *SEAM)),
     (("pylog.eventsourcing",), ("pylog.queues", "pylog.retries", *SEAM)),
     (("pylog.patterns",), ("pylog.queues", "pylog.retries", "pylog.eventsourcing", *SEAM)),

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from pylog.groups import OffsetChange as OffsetChange
     from pylog.groups import PartitionLag as PartitionLag
     from pylog.parallel import ParallelConsumer as ParallelConsumer
+    from pylog.queues import DeadLetter as DeadLetter
+    from pylog.queues import Delivery as Delivery
+    from pylog.queues import Queue as Queue
     from pylog.records import CleaningReport as CleaningReport
     from pylog.records import OffsetAndMetadata as OffsetAndMetadata
     from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
@@ -84,6 +87,7 @@ _HOMES = {
         "TopicDescription",
         "TopicPartition",
     ),
+    "pylog.queues": ("DeadLetter", "Delivery", "Queue"),
     "pylog.retries": ("CircuitBreaker", "Retry"),
     "pylog.serdes": ("Serde",),
 }

@@ -1,4 +1,4 @@
-"""The asyncio face of an engine, its producers and its consumers.
+"""The asyncio face of an engine, its producers, consumers and queues.
 
 Thin, no second implementation: what returns at once is called as it is, what blocks runs in a thread, and
 waiting for records is waiting for one descriptor of the engine. Everything belongs to the event loop that
@@ -8,16 +8,20 @@ uses it first. Invariant: a task that is cancelled while it waits has taken no r
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pylog.engine import Arrivals, Consumer, Engine, Headers, Producer
-from pylog.errors import ClosedError
+from pylog.errors import CircuitOpenError, ClosedError
+from pylog.queues import Delivery, Queue
 from pylog.records import Record, RecordBatch, RecordId, TopicPartition
 
 T = TypeVar("T")
+
+logger = logging.getLogger("pylog")
 
 
 class AsyncEngine:
@@ -49,10 +53,18 @@ class AsyncEngine:
     def consumer(self, topics: Any = None, *, timeout: float | None = None, **options: Any) -> AsyncConsumer:
         """Open a consumer. As Engine.consumer."""
         consumer = self.engine.consumer(topics, timeout=timeout, **options)
-        if self._bell is None:
-            arrivals = consumer.arrivals
-            self._bell = None if arrivals is None else Bell(arrivals)
-        return AsyncConsumer(consumer, self._bell, timeout)
+        return AsyncConsumer(consumer, self._listening(consumer.arrivals), timeout)
+
+    def queue(self, name: str, **options: Any) -> AsyncQueue:
+        """Open a work queue. As Engine.queue."""
+        queue = self.engine.queue(name, **options)
+        return AsyncQueue(queue, self._listening(queue.source.arrivals))
+
+    def _listening(self, arrivals: Arrivals | None) -> Bell | None:
+        """Return the bell of all consumers and queues; None where they have to poll."""
+        if self._bell is None and arrivals is not None:
+            self._bell = Bell(arrivals)
+        return self._bell
 
     async def close(self) -> None:
         """Close the engine, in a thread; whoever waits for records gets ClosedError."""
@@ -138,31 +150,7 @@ class AsyncConsumer:
         self.consumer.commit(offsets)
 
     async def _first(self, fetch: Callable[[], T], timeout: float | None) -> T:
-        """Return what fetch finds, waiting for it up to timeout seconds, or its last empty answer."""
-        loop = asyncio.get_running_loop()
-        until = None if timeout is None else loop.time() + timeout
-        found = fetch()
-        while not found:
-            left = None if until is None else until - loop.time()
-            if left is not None and left <= 0:
-                break
-            if self._bell is None:
-                pause = self.consumer.announce()
-                await asyncio.sleep(pause if left is None else min(pause, left))
-                found = fetch()
-                continue
-            rung = self._bell.listen()
-            try:
-                # the order matters: listen, say that we wait, look again, sleep
-                pause = self.consumer.announce()
-                found = fetch()
-                if not found:
-                    await asyncio.wait([rung], timeout=pause if left is None else min(pause, left))
-                    self._bell.check_open()
-                    found = fetch()
-            finally:
-                self._bell.leave(rung)
-        return found
+        return await first(fetch, timeout, self.consumer.announce, self._bell)
 
     async def close(self) -> None:
         """End. Commits nothing."""
@@ -175,6 +163,109 @@ class AsyncConsumer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class AsyncQueue:
+    """A work queue as tasks use it. What never waits (qsize, peek) is called on `queue` itself.
+
+    `async for delivery in jobs: async with delivery: ...`
+    """
+
+    def __init__(self, queue: Queue, bell: Bell | None) -> None:
+        self.queue = queue
+        self._bell = bell
+
+    async def put(self, value: Any, key: bytes | None = None, **terms: Any) -> RecordId | None:
+        """Append a record, in a thread: it may wait for a lock or the disk. As Queue.put."""
+        return await asyncio.to_thread(self.queue.put, value, key, **terms)
+
+    async def put_many(self, values: Sequence[Any], **terms: Any) -> Sequence[RecordId]:
+        """Append many records, in a thread. As Queue.put_many."""
+        return await asyncio.to_thread(self.queue.put_many, values, **terms)
+
+    async def get(self, timeout: float | None = None) -> Delivery | None:
+        """Return the next record as a started Delivery, None where none came in time. As Queue.get."""
+        return await first(lambda: self.queue.get(0.0), timeout, self.queue.source.announce, self._bell)
+
+    async def get_many(self, max_records: int = 100, timeout: float | None = None) -> list[Delivery]:
+        """Return up to max_records, waiting for the first. As Queue.get_many."""
+        announce = self.queue.source.announce
+        return await first(lambda: self.queue.get_many(max_records, 0.0), timeout, announce, self._bell)
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        """Yield deliveries for ever."""
+        while True:
+            delivery = await self.get()
+            if delivery is not None:
+                yield delivery
+
+    async def run(self, handler: Callable[[Delivery], Awaitable[object]], *, workers: int = 10) -> None:
+        """Await the handler with each delivery, log what fails and go on, until cancelled; then drain.
+
+        What is in flight when it is cancelled is cancelled too, and given back without burning an attempt.
+
+        Args:
+            workers: The most deliveries at once.
+        """
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._work(handler))
+
+    async def _work(self, handler: Callable[[Delivery], Awaitable[object]]) -> None:
+        async for delivery in self:
+            try:
+                async with delivery:
+                    await handler(delivery)
+            except CircuitOpenError as refused:
+                await asyncio.sleep(refused.retry_after)
+            except Exception:
+                logger.exception("%r failed", delivery)
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Wait until every record is finished, in all processes, in a thread. As Queue.join."""
+        return await asyncio.to_thread(self.queue.join, timeout)
+
+    async def close(self) -> None:
+        """Release what is in flight here, and end, in a thread."""
+        await asyncio.to_thread(self.queue.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def first(
+    fetch: Callable[[], T], timeout: float | None, announce: Callable[[], float], bell: Bell | None
+) -> T:
+    """Return what fetch finds, waiting for it up to timeout seconds, or its last empty answer."""
+    loop = asyncio.get_running_loop()
+    until = None if timeout is None else loop.time() + timeout
+    found = fetch()
+    while not found:
+        left = None if until is None else until - loop.time()
+        if left is not None and left <= 0:
+            break
+        if bell is None:
+            pause = announce()
+            await asyncio.sleep(pause if left is None else min(pause, left))
+            found = fetch()
+            continue
+        rung = bell.listen()
+        try:
+            # the order matters: listen, say that we wait, look again, sleep
+            pause = announce()
+            found = fetch()
+            if not found:
+                await asyncio.wait([rung], timeout=pause if left is None else min(pause, left))
+                bell.check_open()
+                found = fetch()
+        finally:
+            bell.leave(rung)
+    return found
 
 
 class Bell:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, runtime_checkable
 
 from pylog.config import (
     Durability,
@@ -41,6 +41,9 @@ from pylog.records import (
     TopicPartition,
 )
 from pylog.serdes import Serde
+
+if TYPE_CHECKING:
+    from pylog.queues import Queue, QueueArguments
 
 Capability = Literal[
     "append_returns_offset",  # engine.append is visible on return and says where
@@ -353,8 +356,8 @@ class Engine(Protocol):
     def transaction(self) -> Any:
         """Begin what becomes visible all or nothing: see the capability "transactions"."""
 
-    def queue(self, name: str, **options: Any) -> Any:
-        """Open a work queue over a topic: see the capability "queues"."""
+    def queue(self, name: str, **options: Unpack[QueueArguments]) -> Queue:
+        """Open a work queue over a topic: see the capability "queues", and pylog.queues."""
 
     def queue_source(
         self,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
     from pylog.embedded.transactions import Transaction
+    from pylog.queues import Queue, QueueArguments
 
 CAPABILITIES: frozenset[Capability] = frozenset(
     {
@@ -248,9 +249,20 @@ class EmbeddedEngine(AdministeredDirectory):
 
     # ---- queues and event stores ------------------------------------------------------------------------
 
-    def queue(self, name: str, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: this release has no queues."""
-        self._lacks("queues")
+    def queue(self, name: str, **options: Unpack[QueueArguments]) -> Queue:
+        """Open a work queue over a topic of its name, which is made where there is none.
+
+        Args:
+            options: See QueueArguments, and QueueConfig for those that are stored with the queue.
+
+        Raises:
+            TopicConfigError: a stored option was given another value.
+            TypeError, ConfigError, UnknownTopicError, UnsupportedError, ReadOnlyError, ClosedError
+        """
+        from pylog.queues import open_queue
+
+        self._check_open()
+        return open_queue(self, name, **options)
 
     def queue_source(self, queue: str, topic: str | None = None, **options: Any) -> NoReturn:
         """Raise UnsupportedError: this release has no queues."""

@@ -1,0 +1,374 @@
+"""Dead letters: what a record carries when it is buried, and how it comes back.
+
+A dead letter is the record itself, byte for byte, in another topic, with headers that say why. That topic is
+worked as a queue of its own, so that redriving is leasing and finishing. Invariant: a record is either in its
+queue or in its dead-letter topic, whoever dies: each way is one transaction.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pylog.clock import Clock
+from pylog.config import check_count
+from pylog.engine import Engine
+from pylog.errors import ConfigError, LeaseLostError, RecordTooLargeError, UnknownTopicError
+from pylog.filters import Filter
+from pylog.queue_options import DUE_HEADER, EXPIRES_HEADER, PRIORITY_HEADER
+from pylog.queue_source import Lease, QueueSource
+from pylog.records import Record, TopicDescription
+
+if TYPE_CHECKING:
+    from pylog.queues.queue import Queue
+
+DEAD = "pylog-dead-"
+CONNECT = "__connect.errors."
+"""What Kafka Connect writes on its dead letters, so that tools made for it understand ours."""
+IDENTITY_HEADER = "pylog-identity"
+"""Where a redriven record was first: topic-partition@offset."""
+REDRIVES_HEADER = "pylog-redrives"
+
+MAX_TRACEBACK_BYTES = 8 << 10
+MAX_MESSAGE_BYTES = 1 << 10
+ROOM_BYTES = 64 << 10
+"""What a dead-letter topic takes beyond the largest record of the queue's topic."""
+AT_ONCE = 100
+
+Header = tuple[str, bytes | None]
+
+
+def identity_of(record: Record) -> str:
+    """Return what names a record however often it is redriven: where it was first."""
+    for name, value in record.headers:
+        if name == IDENTITY_HEADER and value:
+            return value.decode()
+    return f"{record.topic}-{record.partition}@{record.offset}"
+
+
+def capped(text: str, most: int) -> bytes:
+    """Return the text as UTF-8; of a longer one the end, which is where a traceback says what happened."""
+    data = text.encode(errors="backslashreplace")
+    return data if len(data) <= most else data[-most:].decode(errors="ignore").encode()
+
+
+def ours(name: str) -> bool:
+    """Return whether a header says why and where a record was buried."""
+    return name.startswith((DEAD, CONNECT))
+
+
+def burial_headers(
+    lease: Lease, queue: str, attempts: int, reason: str, error: BaseException | None, now: int
+) -> list[Header]:
+    """Return the headers of a dead letter: the record's own, in their order, and then why."""
+    record = lease.record
+    kept = [header for header in record.headers if not ours(header[0])]
+    if lease.level and PRIORITY_HEADER not in dict(kept):
+        kept.append((PRIORITY_HEADER, b"%d" % lease.level))
+    facts: dict[str, bytes] = {
+        "reason": capped(reason, MAX_MESSAGE_BYTES),
+        "attempts": b"%d" % attempts,
+        "topic": record.topic.encode(),
+        "partition": b"%d" % record.partition,
+        "offset": b"%d" % record.offset,
+        "group": queue.encode(),
+        "time": b"%d" % now,
+    }
+    connect = {name: facts[name] for name in ("topic", "partition", "offset")}
+    connect["connector.name"] = facts["group"]
+    if error is not None:
+        facts["exception"] = f"{type(error).__module__}.{type(error).__qualname__}".encode()
+        facts["message"] = capped(str(error), MAX_MESSAGE_BYTES)
+        facts["traceback"] = capped("".join(traceback.format_exception(error)), MAX_TRACEBACK_BYTES)
+        connect["exception.class.name"] = facts["exception"]
+        connect["exception.message"] = facts["message"]
+        connect["exception.stacktrace"] = facts["traceback"]
+    return [
+        *kept,
+        *((DEAD + name, value) for name, value in facts.items()),
+        *((CONNECT + name, value) for name, value in connect.items()),
+    ]
+
+
+def bury(engine: Engine, source: QueueSource, lease: Lease, topic: str, headers: list[Header]) -> None:
+    """Move a record to the dead-letter topic, in one step with its end in the queue.
+
+    Raises:
+        LeaseLostError: somebody else has the record; nothing was done.
+    """
+    record = lease.record
+    for wanted in (headers, [header for header in headers if "trace" not in header[0]]):
+        try:
+            with engine.transaction() as transaction:
+                transaction.append(
+                    topic, record.value, record.key, headers=wanted, timestamp=record.timestamp
+                )
+                transaction.ack([lease])
+            return
+        except UnknownTopicError:
+            create_dead_letter_topic(engine, topic, engine.describe_topic(source.topic))
+            bury(engine, source, lease, topic, wanted)
+            return
+        except RecordTooLargeError:
+            if wanted is not headers:
+                raise
+
+
+def create_dead_letter_topic(engine: Engine, topic: str, origin: TopicDescription) -> None:
+    """Create it as durable as the queue's own topic, with room for what is added to a record."""
+    config = origin.config
+    engine.create_topic(
+        topic,
+        partitions=1,
+        durability=config.durability,
+        segment_bytes=config.segment_bytes,
+        max_record_bytes=min(config.max_record_bytes + ROOM_BYTES, config.segment_bytes - 8192),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record in a dead-letter topic, and what its headers say of it."""
+
+    record: Record
+    reason: str
+    attempts: int
+    topic: str
+    """Where the record was, with `partition` and `offset`."""
+    partition: int
+    offset: int
+    group: str
+    """The queue that buried it."""
+    time: int
+    """When: nanoseconds since 1970."""
+    exception: str | None
+    message: str | None
+    traceback: str | None
+    redrives: int
+    """How often it was redriven before."""
+    identity: str
+
+    @classmethod
+    def of(cls, record: Record) -> DeadLetter:
+        """Return what the headers say; a record that was not buried here has the reason "unknown"."""
+        said = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+        return cls(
+            record,
+            reason=said.get(DEAD + "reason", "unknown"),
+            attempts=number(said.get(DEAD + "attempts"), 0),
+            topic=said.get(DEAD + "topic", ""),
+            partition=number(said.get(DEAD + "partition"), -1),
+            offset=number(said.get(DEAD + "offset"), -1),
+            group=said.get(DEAD + "group", ""),
+            time=number(said.get(DEAD + "time"), record.timestamp),
+            exception=said.get(DEAD + "exception"),
+            message=said.get(DEAD + "message"),
+            traceback=said.get(DEAD + "traceback"),
+            redrives=number(said.get(REDRIVES_HEADER), 0),
+            identity=identity_of_letter(record, said),
+        )
+
+
+def level_of(record: Record, levels: int) -> int:
+    """Return the level that the record was put with, or the highest there is."""
+    said = (dict(record.headers).get(PRIORITY_HEADER) or b"0").decode(errors="replace")
+    return min(number(said, 0), levels - 1)
+
+
+def number(text: str | None, otherwise: int) -> int:
+    """Return the digits' number; anybody may have written the header."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else otherwise
+
+
+def identity_of_letter(record: Record, said: dict[str, str]) -> str:
+    """Return the identity of the record that a dead letter is."""
+    if IDENTITY_HEADER in said or DEAD + "topic" not in said:
+        return identity_of(record)
+    return f"{said[DEAD + 'topic']}-{said[DEAD + 'partition']}@{said[DEAD + 'offset']}"
+
+
+class Redriven(NamedTuple):
+    """What a redrive did, or would do."""
+
+    redriven: int
+    left: int
+    """Dead letters that are there still."""
+
+
+@dataclass
+class DeadLetters:
+    """The dead letters of a queue: to look at, to bring back, to throw away. May be shared by threads."""
+
+    engine: Engine
+    topic: str
+    """Where they are; there is no such topic before the first one."""
+    origin: QueueSource
+    clock: Clock
+    sleep: Callable[[float], object] = time.sleep
+    _opened: QueueSource | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def _source(self) -> QueueSource | None:
+        with self._lock:
+            if self._opened is None and self.topic in self.engine.list_topics():
+                self._opened = self.engine.queue_source(self.topic, topic=self.topic)
+            return self._opened
+
+    def close(self) -> None:
+        """End."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    # ---- looking ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        source = self._source()
+        if source is None:
+            return 0
+        return sum(c.ready + c.blocked + c.delayed + c.in_flight for c in source.counts())
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        """Yield what is there, oldest burial first."""
+        source = self._source()
+        if source is not None:
+            for entry in source.peek(1 << 20):
+                yield DeadLetter.of(entry.record)
+
+    def by_reason(self) -> Counter[str]:
+        """Return how many there are of each reason."""
+        return Counter(letter.reason for letter in self)
+
+    def oldest(self) -> int | None:
+        """Return when the first of them was buried, ns since 1970, None where there is none."""
+        return next((letter.time for letter in self), None)
+
+    # ---- bringing back ----------------------------------------------------------------------------------
+
+    def redrive(
+        self,
+        *,
+        where: Filter | None = None,
+        to: Queue | str | None = None,
+        rate: float | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> Redriven:
+        """Put dead letters back where they came from, or elsewhere: each in one step, and repeatable.
+
+        They come with their key, value, headers, timestamp and priority, a new offset, and no expiry; their
+        identity stays, and their attempts begin anew. Several may redrive at once.
+
+        Args:
+            where: Which; left out: all that are there now.
+            to: A topic or a Queue; left out: partition and topic of their origin.
+            rate: The most per second.
+            limit: The most at all.
+            dry_run: Change nothing, and return what would be done.
+
+        Raises:
+            ConfigError: `to` is the dead-letter topic itself, or ends there again at once.
+        """
+        target = to if isinstance(to, str) or to is None else to.topic
+        if target == self.topic:
+            raise ConfigError(f"{target!r} is the dead-letter topic itself: redriving would never end")
+        if rate is not None and not rate > 0:
+            raise ConfigError(f"rate={rate} is out of range: more than 0 per second")
+        if limit is not None:
+            check_count(limit, "limit", 0, 1 << 62)
+        source = self._source()
+        if source is None:
+            return Redriven(0, 0)
+        if dry_run:
+            found = sum(where is None or where.matches(letter.record) for letter in self)
+            moved = found if limit is None else min(found, limit)
+            return Redriven(moved, len(self) - moved)
+        moved = self._redrive(source, where, to, rate, limit)
+        return Redriven(moved, len(self))
+
+    def _redrive(
+        self,
+        source: QueueSource,
+        where: Filter | None,
+        to: Queue | str | None,
+        rate: float | None,
+        limit: int | None,
+    ) -> int:
+        at_once = AT_ONCE if rate is None else max(1, min(AT_ONCE, int(rate / 10)))
+        began, moved = self.clock.monotonic(), 0
+        kept: list[Lease] = []
+        try:
+            while limit is None or moved < limit:
+                wanted = at_once if limit is None else min(at_once, limit - moved)
+                leases = source.lease(wanted, 0.0, start=False)
+                if not leases:
+                    break
+                chosen = [lease for lease in leases if where is None or where.matches(lease.record)]
+                kept += [lease for lease in leases if lease not in chosen]
+                moved += self._move(chosen, to)
+                if rate is not None:
+                    self.sleep(max(0.0, began + moved / rate - self.clock.monotonic()))
+        finally:
+            # held until now, so that each was looked at once
+            source.release(kept)
+        return moved
+
+    def _move(self, leases: list[Lease], to: Queue | str | None) -> int:
+        if not leases:
+            return 0
+        try:
+            with self.engine.transaction() as transaction:
+                for lease in leases:
+                    topic, partition = self._target(lease.record, to)
+                    transaction.append(
+                        topic,
+                        lease.record.value,
+                        lease.record.key,
+                        partition=partition,
+                        headers=redriven_headers(lease.record, self.clock.time_ns()),
+                        timestamp=lease.record.timestamp,
+                    )
+                transaction.ack(leases)
+            return len(leases)
+        except LeaseLostError:
+            if len(leases) == 1:
+                return 0  # somebody else redrove it
+            return sum(self._move([lease], to) for lease in leases)
+
+    def _target(self, record: Record, to: Queue | str | None) -> tuple[str, int | None]:
+        if isinstance(to, str):
+            return to, None
+        if to is not None:
+            level = level_of(record, to.source.config.priorities)
+            return to.topic, to.source.partition_for(record.key, level)
+        letter = DeadLetter.of(record)
+        if not letter.topic or letter.topic == self.topic:
+            raise ConfigError(
+                f"{record.topic}-{record.partition} offset {record.offset} does not say where it came from: "
+                "give to="
+            )
+        return letter.topic, letter.partition
+
+    def purge(self) -> int:
+        """Finish all that are there: they are not redriven any more. Returns how many."""
+        source = self._source()
+        return 0 if source is None else source.purge()
+
+
+def redriven_headers(record: Record, now: int) -> list[Header]:
+    """Return the headers of a record that comes back: its own, its identity, and when it may be tried."""
+    letter = DeadLetter.of(record)
+    gone = (DUE_HEADER, EXPIRES_HEADER, IDENTITY_HEADER, REDRIVES_HEADER)
+    kept: list[Any] = [header for header in record.headers if not ours(header[0]) and header[0] not in gone]
+    return [
+        *kept,
+        (IDENTITY_HEADER, letter.identity.encode()),
+        (REDRIVES_HEADER, b"%d" % (letter.redrives + 1)),
+        (DUE_HEADER, b"%d" % now),
+    ]

@@ -1,0 +1,83 @@
+"""idempotent(): a handler whose effect happens once for each record, however often it is delivered.
+
+Delivery is at least once: whoever dies between the effect and the ack does it again. Where the effect goes
+to a database, the mark that it was done goes into the same transaction. Invariant: effect and mark are both
+there or both not.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from pylog.queues.delivery import Delivery
+
+
+class EffectStore(Protocol):
+    """Where effects go, together with the marks that they were done."""
+
+    def once(self, identity: str) -> AbstractContextManager[bool]:
+        """Open a transaction with the mark in it; False where it was there. An exception rolls back."""
+
+
+def idempotent(store: EffectStore) -> Callable[[Callable[[Delivery], object]], Callable[[Delivery], None]]:
+    """Return a decorator: the handler is called once for each `delivery.identity`, within store.once()."""
+
+    def decorate(handler: Callable[[Delivery], object]) -> Callable[[Delivery], None]:
+        def once(delivery: Delivery) -> None:
+            with store.once(delivery.identity) as first:
+                if first:
+                    handler(delivery)
+
+        return once
+
+    return decorate
+
+
+class SqliteEffects:
+    """Effects in an SQLite database: handlers write through `connection`, and neither begin nor commit.
+
+    May be shared by threads; each has its own connection.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
+        self._path = os.fspath(path)
+        self._timeout = timeout
+        self._local = threading.local()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The calling thread's connection."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
+            found.execute("PRAGMA journal_mode = WAL")
+            found.execute(
+                "CREATE TABLE IF NOT EXISTS pylog_effects (identity TEXT PRIMARY KEY) WITHOUT ROWID"
+            )
+            self._local.connection = found
+        return found
+
+    @contextmanager
+    def once(self, identity: str) -> Iterator[bool]:
+        """Open a transaction with the mark in it; False where it was there before."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            marked = connection.execute("INSERT OR IGNORE INTO pylog_effects VALUES (?)", (identity,))
+            yield marked.rowcount == 1
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the calling thread's connection."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is not None:
+            found.close()
+            self._local.connection = None

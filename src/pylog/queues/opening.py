@@ -1,0 +1,66 @@
+"""open_queue(): what engine.queue() does. Makes the topic where there is none, and checks what was given."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from pylog.config import check_count, check_name
+from pylog.engine import Engine
+from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
+from pylog.filters import sieve_of
+from pylog.queue_options import QueueOptions, queue_config
+from pylog.queues.options import DEFAULT_RETRY, QueueArguments
+from pylog.queues.queue import Queue
+from pylog.retries import CircuitBreaker, Retry
+
+STORED = tuple(QueueOptions.__annotations__)
+
+
+def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Queue:
+    """Open a work queue over a topic of its name, or over the topic that is given.
+
+    Options that are stored with the queue and left out are what is stored; given otherwise they raise.
+
+    Raises:
+        TopicConfigError: a stored option was given another value; `differences` has both.
+        UnsupportedError: the engine has no queues.
+        TypeError, ConfigError, ReadOnlyError, ClosedError
+    """
+    if "queues" not in engine.capabilities:
+        raise UnsupportedError("this engine has no queues: see engine.capabilities")
+    arguments: dict[str, Any] = dict(given)
+    stored = {option: arguments.pop(option) for option in STORED if option in arguments}
+    known = set(QueueArguments.__annotations__)
+    for option in arguments:
+        if option not in known:
+            queue_config({option: None})  # raises, naming the nearest that there is
+    check_name(name, "queue")
+    topic = arguments.pop("topic", None)
+    partitions = check_count(arguments.pop("partitions", 1), "partitions", 1, 1 << 16)
+    durability = arguments.pop("durability", None)
+    dead_letter = arguments.pop("dead_letter", None)
+    if dead_letter is not None:
+        check_name(dead_letter, "topic")
+    for option, kind in (("retry", Retry), ("breaker", CircuitBreaker)):
+        if arguments.get(option) is not None and not isinstance(arguments[option], kind):
+            raise TypeError(f"{option}= is a {kind.__name__}, not {type(arguments[option]).__name__}")
+    sieve = sieve_of(arguments.pop("filter", None), arguments.pop("on_rejected", None))
+    notes = None if dead_letter is None else {"dead_letter": dead_letter}
+    try:
+        source = engine.queue_source(name, topic, notes=notes, **stored)
+    except UnknownTopicError:
+        if topic is not None or name in engine.list_topics():
+            raise  # only a topic of the queue's own name is made
+        levels = queue_config(stored).priorities
+        durable = {} if durability is None else {"durability": durability}
+        engine.create_topic(name, partitions=partitions * levels, **durable)
+        source = engine.queue_source(name, notes=notes, **stored)
+    try:
+        graveyard = source.notes.get("dead_letter", f"{name}.dlq")
+        if graveyard == source.topic:
+            raise ConfigError(f"dead_letter={graveyard!r} is the queue's own topic: nothing could be dead")
+        arguments["retry"] = arguments.get("retry") or DEFAULT_RETRY
+        return Queue(engine, source, dead_letter=graveyard, sieve=sieve, **arguments)
+    except BaseException:
+        source.close()
+        raise

@@ -1,0 +1,512 @@
+"""Queue: put, get, and what becomes of what was got. A thin facade over a QueueSource.
+
+Which record is next, and who has it, is the engine's business; when it is tried again and when it is dead is
+decided here. Invariant: whatever is taken from the source ends as a Delivery, in the dead-letter topic, or
+finished because a filter does not want it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pylog.clock import Clock, Deadline, SystemClock
+from pylog.config import check_count, check_seconds
+from pylog.engine import Engine, Headers
+from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, SerializationError
+from pylog.filters import Sieve
+from pylog.places import nanoseconds
+from pylog.queue_options import (
+    DUE_HEADER,
+    EXPIRES_HEADER,
+    PRIORITY_HEADER,
+    DeliveryState,
+    QueueCounts,
+    QueueEntry,
+)
+from pylog.queue_source import Lease, QueueSource
+from pylog.queues.dead_letters import DeadLetters, burial_headers, bury
+from pylog.queues.delivery import Delivery
+from pylog.queues.options import DEFAULT_RETRY, OnDeadLetter
+from pylog.records import Record, RecordId
+from pylog.retries import CircuitBreaker, Permit, Retry
+from pylog.serdes import Serde, serde_for
+
+if TYPE_CHECKING:
+    from pylog.queues.face import QueueFace
+    from pylog.queues.workers import Handler
+
+BREAKER_SECONDS = 0.05
+"""How often somebody who waits looks at a breaker that is being tried."""
+JOIN_SECONDS = 0.05
+"""join() looks at least so often: that a record ended elsewhere wakes nobody."""
+WAITING: tuple[DeliveryState, ...] = ("ready", "blocked", "delayed")
+
+
+class Queue:
+    """A work queue over a topic; made by engine.queue(). Threads may share it; each process opens its own."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: QueueSource,
+        *,
+        dead_letter: str,
+        serde: str | Serde | None = None,
+        retry: Retry = DEFAULT_RETRY,
+        breaker: CircuitBreaker | None = None,
+        sieve: Sieve | None = None,
+        on_dead_letter: OnDeadLetter | None = None,
+        producer_id: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.source = source
+        """What the engine offers for this queue."""
+        self.name = source.queue
+        self.topic = source.topic
+        self.pid = os.getpid()
+        self.closed = False
+        self._clock = clock or SystemClock()
+        self.dead_letters = DeadLetters(engine, dead_letter, source, self._clock)
+        self._engine = engine
+        self._append = engine.append
+        self._serde = serde_for(serde, "serde")
+        self._retry = retry
+        self._breaker = breaker
+        self._sieve = sieve
+        self._on_dead_letter = on_dead_letter
+        self._most = source.config.max_deliveries
+        self._placed = source.config.priorities > 1
+        self._lock = threading.Lock()
+        self._dead: Counter[str] = Counter()
+        self._sequenced = None if producer_id is None else SequencedPuts(engine, self.topic, producer_id)
+
+    # ---- putting ----------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        value: Any,
+        key: bytes | None = None,
+        *,
+        priority: int = 0,
+        delay: float | None = None,
+        at: int | datetime | None = None,
+        expiry: float | None = None,
+        headers: Headers | None = None,
+        sequence: int | None = None,
+    ) -> RecordId | None:
+        """Append a record: in the queue, for all processes, on return.
+
+        Args:
+            key: Records of one key are delivered one after the other with order="key".
+            priority: Its level; a higher number is more urgent.
+            delay: Seconds before which it is not delivered.
+            at: The time before which it is not delivered: ns since 1970, or a datetime with a time zone.
+            expiry: Seconds after which it is dead-lettered instead of delivered.
+            sequence: With producer_id=: strictly increasing; what is in already is dropped.
+
+        Returns:
+            Where it is; None where it was in already.
+
+        Raises:
+            TypeError, SerializationError, ConfigError, RecordTooLargeError, DiskFullError, LockTimeoutError,
+            DurabilityError, ReadOnlyError, ClosedError: it is not in.
+        """
+        if self._serde is not None and value is not None:
+            value = self._serde.serialize(value)
+        partition = None
+        if self._placed or priority:
+            partition = self.source.partition_for(key, priority)
+        if priority or delay is not None or at is not None or expiry is not None:
+            headers = [*pairs(headers), *self._terms(priority, delay, at, expiry)]
+        if self._sequenced is not None or sequence is not None:
+            if self._sequenced is None or sequence is None:
+                raise ConfigError("producer_id= and sequence= go together")
+            return self._sequenced.put(value, key, partition, headers, sequence)
+        return self._append(self.topic, value, key, partition=partition, headers=headers)
+
+    def _terms(
+        self, priority: int, delay: float | None, at: int | datetime | None, expiry: float | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield the headers that say when and how a record is to be delivered."""
+        now = self._clock.time_ns()
+        if priority:
+            yield PRIORITY_HEADER, b"%d" % priority
+        if delay is not None and at is not None:
+            raise ConfigError("delay= and at= both say when: give one of them")
+        if at is not None:
+            yield DUE_HEADER, b"%d" % nanoseconds(at)
+        if delay is not None:
+            yield DUE_HEADER, b"%d" % (now + round((check_seconds(delay, "delay") or 0.0) * 1e9))
+        if expiry is not None:
+            yield EXPIRES_HEADER, b"%d" % (now + round((check_seconds(expiry, "expiry") or 0.0) * 1e9))
+
+    def put_many(
+        self,
+        values: Sequence[Any],
+        keys: Sequence[bytes | None] | None = None,
+        *,
+        priority: int = 0,
+        delay: float | None = None,
+        at: int | datetime | None = None,
+        expiry: float | None = None,
+        headers: Headers | None = None,
+    ) -> Sequence[RecordId]:
+        """Append many records on the same terms by one native call. As put(), and as Engine.append_many.
+
+        Raises:
+            PartialAppendError: a later batch failed; `appended` has what is in.
+        """
+        serde = self._serde
+        if serde is not None:
+            values = [None if value is None else serde.serialize(value) for value in values]
+        each = [*pairs(headers), *self._terms(priority, delay, at, expiry)]
+        many = [each] * len(values) if each else None
+        if not self._placed and not priority:
+            return self._engine.append_many(self.topic, values, keys, headers=many)
+        places = [self.source.partition_for(key, priority) for key in keys or [None] * len(values)]
+        found: list[RecordId | None] = [None] * len(values)
+        for place in dict.fromkeys(places):
+            rows = [row for row, where in enumerate(places) if where == place]
+            ids = self._engine.append_many(
+                self.topic,
+                [values[row] for row in rows],
+                None if keys is None else [keys[row] for row in rows],
+                partition=place,
+                headers=many and many[: len(rows)],
+            )
+            for row, record_id in zip(rows, ids, strict=True):
+                found[row] = record_id
+        return [record_id for record_id in found if record_id is not None]
+
+    def resume_from(self) -> int:
+        """Return the first sequence that may be missing; with producer_id=."""
+        if self._sequenced is None:
+            raise ConfigError("resume_from() needs producer_id=")
+        return self._sequenced.producer.resume_from(self.topic)
+
+    # ---- getting ----------------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Delivery | None:
+        """Return the next record as a started Delivery, None where none came in time.
+
+        Args:
+            timeout: Seconds to wait; 0 does not wait, None waits for ever.
+
+        Raises:
+            DiskFullError, CorruptionError, LockTimeoutError, ReadOnlyError, ClosedError
+        """
+        if self._breaker is None:
+            leases = self.source.lease(1, timeout)
+            if not leases:
+                return None
+            delivery = self._admit(leases[0])
+            if delivery is not None:
+                return delivery
+        found = self._wait(1, timeout, start=True)
+        return found[0] if found else None
+
+    def get_many(self, max_records: int = 100, timeout: float | None = None) -> list[Delivery]:
+        """Return up to max_records, waiting up to timeout seconds (None: for ever) for the first.
+
+        An attempt is counted when a Delivery is started: by its block, start() or extend(), not by this.
+        """
+        check_count(max_records, "max_records", 1, 1 << 20)
+        return self._wait(max_records, timeout, start=False)
+
+    def _wait(self, max_records: int, timeout: float | None, *, start: bool) -> list[Delivery]:
+        deadline = Deadline(self._clock, check_seconds(timeout, "timeout"))
+        while True:
+            permit = self._enter(deadline)
+            if permit is None and self._breaker is not None:
+                return []
+            found: list[Delivery] = []
+            try:
+                left = None if timeout is None else deadline.left(1e9)
+                leases = self.source.lease(max_records if permit is None else 1, left, start=start)
+                for lease in leases:
+                    delivery = self._admit(lease, permit)
+                    if delivery is not None:
+                        found.append(delivery)
+            finally:
+                if permit is not None and not found:
+                    self.note_nothing(permit)
+            if found or not leases:
+                return found
+
+    def _enter(self, deadline: Deadline) -> Permit | None:
+        """Return the breaker's permit; None where there is no breaker, or none came in time."""
+        while self._breaker is not None:
+            try:
+                return self._breaker.enter()
+            except CircuitOpenError as refused:
+                if deadline.passed():
+                    return None
+                # its clock may be another one: look again soon, at the latest then
+                time.sleep(min(deadline.left(refused.retry_after or BREAKER_SECONDS), BREAKER_SECONDS))
+        return None
+
+    def _admit(self, lease: Lease, permit: Permit | None = None) -> Delivery | None:
+        """Return a lease as a Delivery; None where the record is dead, unwanted, or lost meanwhile."""
+        record = lease.record
+        try:
+            before = lease.delivery_count - lease.started
+            if before >= self._most:
+                # whoever had it last died of it
+                self._bury(lease, before, "max_deliveries", None)
+                return None
+            headers = record.headers
+            if headers and self._expired(headers):
+                self._bury(lease, before, "expired", None)
+                return None
+            if self._sieve is not None and not self._wanted(self._sieve, lease):
+                return None
+            value = record.value
+            if self._serde is not None and value is not None:
+                try:
+                    value = self._serde.deserialize(value)
+                except Exception as error:
+                    self._bury(lease, before, "undecodable", undecodable(record, error))
+                    return None
+        except LeaseLostError:
+            return None
+        except BaseException:
+            self.source.release([lease])
+            raise
+        return Delivery(self, lease, record, value, permit)
+
+    def _expired(self, headers: list[tuple[str, bytes | None]]) -> bool:
+        said = dict(headers).get(EXPIRES_HEADER)
+        return said is not None and said.isdigit() and int(said) <= self._clock.time_ns()
+
+    def _wanted(self, sieve: Sieve, lease: Lease) -> bool:
+        with self._lock:
+            if sieve.lets_through(lease.record):
+                return True
+        self.source.ack(lease)
+        return False
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Yield deliveries for ever; Ctrl-C leaves cleanly."""
+        while True:
+            delivery = self.get()
+            if delivery is not None:
+                yield delivery
+
+    def ack_many(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Finish many by a few native calls; returns those that somebody else has meanwhile."""
+        by_lease = {id(delivery._lease): delivery for delivery in deliveries}
+        for delivery in by_lease.values():
+            delivery._over = True
+            if delivery._permit is not None:
+                self.note_success(delivery._permit)
+        lost = self.source.ack_many([delivery._lease for delivery in by_lease.values()])
+        return [by_lease[id(lease)] for lease in lost]
+
+    def run(
+        self, handler: Handler, *, workers: int = 1, prefetch: int = 1, idle: float | None = None
+    ) -> None:
+        """Call the handler with each delivery, log what fails and go on, until SIGTERM, SIGINT or stop().
+
+        A handler that returns acks, one that raises gives back with back-off. What is in flight is finished
+        before this returns; what was prefetched and not begun is given back without burning an attempt.
+
+        Args:
+            workers: Threads. More processes may run the same queue.
+            prefetch: How many records a worker takes at once; 1 where the most urgent always comes next.
+            idle: Also return when nothing was to be done for so many seconds.
+        """
+        from pylog.queues.workers import Workers
+
+        Workers(self, handler, workers=workers, prefetch=prefetch).run(idle=idle)
+
+    def as_queue(self, maxsize: int = 0, *, serde: str | Serde | None = None) -> QueueFace:
+        """Return the face of queue.Queue: items instead of deliveries, Empty and Full, task_done and join."""
+        from pylog.queues.face import QueueFace
+
+        return QueueFace(self, maxsize, serde)
+
+    # ---- what becomes of a delivery ---------------------------------------------------------------------
+
+    def give_back(self, lease: Lease, delay: float | None, error: BaseException | None) -> None:
+        """Have the lease's record delivered again, or bury it: what Delivery.nack() does."""
+        attempts = lease.delivery_count
+        if attempts >= self._most:
+            self.bury(lease, "max_deliveries", error)
+            return
+        if delay is None:
+            failure = error or RuntimeError("nack")
+            decision = self._retry.decide(failure, attempts, self._elapsed(lease.record))
+            if decision.reason is not None:
+                self.bury(lease, decision.reason, error)
+                return
+            delay = decision.delay or 0.0
+        self.source.nack(lease, check_seconds(delay, "delay") or 0.0)
+
+    def _elapsed(self, record: Record) -> float:
+        """Return the seconds since the record could be delivered first."""
+        since = record.timestamp
+        due = dict(record.headers).get(DUE_HEADER)
+        if due is not None and due.isdigit():
+            since = max(since, int(due))
+        return (self._clock.time_ns() - since) / 1e9
+
+    def bury(self, lease: Lease, reason: str, error: BaseException | None) -> None:
+        """Move the lease's record to the dead-letter topic: what Delivery.reject() does."""
+        attempts = min(lease.delivery_count, self._most)
+        self._bury(lease, attempts, reason, error)
+
+    def _bury(self, lease: Lease, attempts: int, reason: str, error: BaseException | None) -> None:
+        headers = burial_headers(lease, self.name, attempts, reason, error, self._clock.time_ns())
+        bury(self._engine, self.source, lease, self.dead_letters.topic, headers)
+        with self._lock:
+            self._dead[reason] += 1
+        if self._on_dead_letter is not None:
+            self._on_dead_letter(lease.record, reason, error)
+
+    def note_success(self, permit: Permit) -> None:
+        """Tell the breaker."""
+        if self._breaker is not None:
+            self._breaker.succeed(permit)
+
+    def note_failure(self, permit: Permit, error: BaseException | None) -> None:
+        """Tell the breaker."""
+        if self._breaker is not None:
+            self._breaker.fail(permit, error)
+
+    def note_nothing(self, permit: Permit) -> None:
+        """Tell the breaker."""
+        if self._breaker is not None:
+            self._breaker.leave(permit)
+
+    # ---- looking ----------------------------------------------------------------------------------------
+
+    @property
+    def priorities(self) -> int:
+        """How many levels there are."""
+        return self.source.config.priorities
+
+    def counts(self) -> list[QueueCounts]:
+        """Return how many records of each level are in each state."""
+        return self.source.counts()
+
+    def qsize(self, state: DeliveryState | None = None) -> int:
+        """Return how many records are in a state; left out: how many wait, ready or not."""
+        states = WAITING if state is None else (state,)
+        return sum(getattr(level, each) for level in self.source.counts() for each in states)
+
+    def peek(self, max_records: int = 10, state: DeliveryState | None = None) -> list[QueueEntry]:
+        """Return records that are not finished, by level and offset, and change nothing."""
+        return self.source.peek(max_records, state)
+
+    def oldest_age(self, level: int = 0) -> float | None:
+        """Return the age in seconds of the first unfinished record of a level, None where there is none."""
+        oldest = self.source.oldest(level)
+        return None if oldest is None else max(0.0, (self._clock.time_ns() - oldest) / 1e9)
+
+    def dead_by_reason(self) -> dict[str, int]:
+        """Return how many records this object buried since it was made, by reason."""
+        with self._lock:
+            return dict(self._dead)
+
+    def metrics(self) -> dict[str, int]:
+        """Return counters since it was opened: the source's, `dead`, and with a filter `filtered`."""
+        found = {**self.source.metrics(), "dead": sum(self.dead_by_reason().values())}
+        if self._sieve is not None:
+            found["filtered"] = self._sieve.rejected
+        return found
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every record is finished, in all processes; False where the time was up first."""
+        deadline = Deadline(self._clock, check_seconds(timeout, "timeout"))
+        pause = 0.0005
+        while any(c.ready or c.blocked or c.delayed or c.in_flight for c in self.source.counts()):
+            if deadline.passed():
+                return False
+            time.sleep(deadline.left(pause))
+            pause = min(2 * pause, JOIN_SECONDS)
+        return True
+
+    # ---- the rest ---------------------------------------------------------------------------------------
+
+    def purge(self) -> int:
+        """Finish every record that is there now and not in flight; returns how many."""
+        return self.source.purge()
+
+    def sync(self) -> None:
+        """Return when a power cut can undo nothing that was acked before; happens every second by itself."""
+        self.source.sync()
+
+    def close(self) -> None:
+        """Release what is in flight here, and end."""
+        self.closed = True
+        self.dead_letters.close()
+        if self._sequenced is not None:
+            self._sequenced.producer.close()
+        self.source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} over topic {self.topic!r}>"
+
+
+class SequencedPuts:
+    """Puts of an idempotent producer, each on its own."""
+
+    def __init__(self, engine: Engine, topic: str, producer_id: str) -> None:
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._delivered: list[RecordId] = []
+        self.producer = engine.producer(producer_id=producer_id, linger_ms=0, on_delivery=self._note)
+
+    def _note(self, ids: Sequence[RecordId], error: BaseException | None) -> None:
+        self._delivered = list(ids)
+
+    def put(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int | None,
+        headers: Headers | None,
+        sequence: int,
+    ) -> RecordId | None:
+        """Append one record; None where its sequence is in already."""
+        with self._lock:
+            self._delivered = []
+            self.producer.send(self._topic, value, key, partition, headers, None, sequence)
+            self.producer.flush()
+            return self._delivered[0] if self._delivered else None
+
+
+def pairs(headers: Headers | None) -> Iterable[tuple[str, bytes | None]]:
+    """Return headers as pairs, however they were given."""
+    if headers is None:
+        return ()
+    items: Callable[[], Iterable[tuple[str, bytes | None]]] | None = getattr(headers, "items", None)
+    return headers if items is None else items()  # type: ignore[return-value]
+
+
+def undecodable(record: Record, error: Exception) -> SerializationError:
+    """Return the error that says which record cannot be decoded."""
+    found = SerializationError(
+        f"the value of {record.topic}-{record.partition} at offset {record.offset}: {error}",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        part="value",
+    )
+    found.__cause__ = error
+    return found
