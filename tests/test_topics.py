@@ -35,6 +35,8 @@ CONFIG: dict[str, Any] = {
     "cleanup_policy": "compact",
     "retention_ms": 86_400_000,
     "retention_bytes": 1 << 30,
+    "retention_groups": ("audit", "billing"),
+    "retention_groups_max_bytes": 1 << 40,
     "min_cleanable_dirty_ratio": 0.25,
     "min_compaction_lag_ms": 1000,
     "delete_retention_ms": 2000,

@@ -79,11 +79,11 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
 cdef struct control_header_t:
     uint8_t magic[8]                        # b"pylogctl"
     uint32_t version
-    uint32_t partitions
+    uint32_t partitions                     # grows; the file may have room for more
     uint64_t session                        # the registry's; any other and the file is void
     uint64_t segment_bytes
     uint32_t deleted                        # the topic is gone: appends and polls raise
-    uint32_t config_generation              # bumped when topic.json changes
+    uint32_t config_generation              # bumped after topic.json changed: open the topic anew
     uint32_t waiting                        # somebody may be set in `waiters`
     uint32_t rewrites                       # bumped when a segment was replaced: readers drop what they map
     uint8_t uuid[16]
@@ -121,6 +121,12 @@ cdef class ControlFile:
     cdef void adopt(self, void* mapping) noexcept
     cdef int make_new(self, bytes uuid, bint clean) except -1
     cdef void* older                         # the mapped file of the session before, while ours is made
+    cdef int older_partitions
+    cdef bint belongs(self, control_header_t* header, object stat, bytes uuid) except -1
+    cdef void* mapped(self, int fd, size_t size) except NULL
+    cdef int reserve(self, int partitions) except -1
+    cdef int grow(self, int fd, control_header_t* header) except -1
+    cdef void let_go_of_older(self) noexcept
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
     cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself
     cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil

@@ -3,7 +3,9 @@
 
 It is volatile: valid only for one session of the registry (as long as anybody lives). The first opener of a
 session makes it anew under an flock of the topic's directory and leaves every partition UNRECOVERED, so that
-nothing in it outlives the processes that wrote it. Invariant: `end` moves last, by one release store.
+nothing in it outlives the processes that wrote it. Whoever opens a topic that got more partitions adds their
+slots at its end, where nobody looks before `header.partitions` says so. Invariant: `end` moves last, by one
+release store.
 """
 
 from libc.errno cimport errno
@@ -11,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from logcore.failpoints cimport failpoint
+from logcore.format cimport MAX_PARTITIONS
 from logcore.linux cimport (
     EOWNERDEAD, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, O_CLOEXEC, O_CREAT, O_EXCL,
     O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, close as close_file, file_bytes, mmap,
@@ -29,9 +32,11 @@ from logcore.whole_files import clear_error, locked_directory, place_file, remov
 CLEAN_MARKER = "clean"
 
 cdef enum:
-    CONTROL_VERSION = 1
+    CONTROL_VERSION = 2
     HEADER_BYTES = sizeof(control_header_t)
     SLOT_BYTES = sizeof(partition_slot_t)
+    # the bitmap has room for as many partitions as a topic may ever get
+    SLOTS_AT = (HEADER_BYTES + (MAX_PARTITIONS + 63) // 64 * 8 + SLOT_BYTES - 1) // SLOT_BYTES * SLOT_BYTES
 
 
 cdef bytes boot_id():
@@ -41,7 +46,7 @@ cdef bytes boot_id():
 
 def control_bytes(partitions: int) -> int:
     """Size of the control file of a topic."""
-    return HEADER_BYTES + partitions * SLOT_BYTES + ((partitions + 63) // 64) * 8
+    return SLOTS_AT + partitions * SLOT_BYTES
 
 
 cdef class ControlFile:
@@ -78,9 +83,7 @@ cdef class ControlFile:
                             f"{self.path} changed while it was made: is something else writing there?"
                         )
         finally:
-            if self.older is not NULL:
-                munmap(self.older, self.mapping_bytes)
-                self.older = NULL
+            self.let_go_of_older()
 
     def __dealloc__(self):
         self.close()
@@ -125,50 +128,104 @@ cdef class ControlFile:
 
     cdef void adopt(self, void* mapping) noexcept:
         self.header = <control_header_t*> mapping
-        self.slots = <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES)
-        self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES + self.partitions * SLOT_BYTES)
+        self.slots = <partition_slot_t*> (<uint8_t*> mapping + SLOTS_AT)
+        self.dirty = <uint64_t*> (<uint8_t*> mapping + HEADER_BYTES)
 
     cdef bint map_current(self, bytes uuid) except -1:
-        """Map the file if it is of this session; else keep it as `older` if of this boot, and say False."""
+        """Map the file if it is of this session, with more slots where the topic got more partitions.
+
+        Else keep it as `older` if of this boot, and say False.
+        """
         cdef int fd = open_file(
             os.fsencode(self.path),
             (O_RDONLY if self.read_only else O_RDWR) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
         )
-        cdef void* mapping
         cdef control_header_t* header
-        cdef bytes boot = boot_id()
         if fd < 0:
             return False
         try:
-            stat = os.fstat(fd)
-            if file_bytes(fd) != <int64_t> self.mapping_bytes:
+            if file_bytes(fd) < SLOTS_AT:
                 return False
-            mapping = mmap(
-                NULL, self.mapping_bytes, PROT_READ if self.read_only else PROT_READ | PROT_WRITE, MAP_SHARED,
-                fd, 0
-            )
-            if mapping is MAP_FAILED:
-                raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
+            header = <control_header_t*> self.mapped(fd, HEADER_BYTES)
+            try:
+                if not self.belongs(header, os.fstat(fd), uuid):
+                    return False
+                if file_bytes(fd) < <int64_t> control_bytes(header.partitions):
+                    return False
+                if header.session != self.registry.session:
+                    if self.older is NULL and not self.read_only:
+                        self.older_partitions = header.partitions
+                        self.older = self.mapped(fd, control_bytes(header.partitions))
+                    return False
+                if header.partitions < <uint32_t> self.partitions:
+                    if not self.read_only:
+                        self.grow(fd, header)
+                    elif file_bytes(fd) < <int64_t> self.mapping_bytes:
+                        return False
+            finally:
+                munmap(header, HEADER_BYTES)
+            self.adopt(self.mapped(fd, self.mapping_bytes))
         finally:
             close_file(fd)
-        header = <control_header_t*> mapping
-        known = (
+        return True
+
+    cdef bint belongs(self, control_header_t* header, object stat, bytes uuid) except -1:
+        """Whether it is this topic's, of this boot, and no copy."""
+        cdef bytes boot = boot_id()
+        return (
             memcmp(header.magic, b"pylogctl", 8) == 0
             and header.version == CONTROL_VERSION
-            and header.partitions == <uint32_t> self.partitions
+            and 0 < header.partitions <= MAX_PARTITIONS
             and memcmp(header.uuid, <const char*> uuid, 16) == 0
             and header.device == <uint64_t> stat.st_dev
             and header.inode == <uint64_t> stat.st_ino
             and memcmp(header.boot_id, <const char*> boot, 16) == 0
         )
-        if not known or header.session != self.registry.session:
-            if known and self.older is NULL and not self.read_only:
-                self.older = mapping
-            else:
-                munmap(mapping, self.mapping_bytes)
-            return False
-        self.adopt(mapping)
-        return True
+
+    cdef void* mapped(self, int fd, size_t size) except NULL:
+        cdef int protection = PROT_READ if self.read_only else PROT_READ | PROT_WRITE
+        cdef void* mapping = mmap(NULL, size, protection, MAP_SHARED, fd, 0)
+        if mapping is MAP_FAILED:
+            raise OSError(errno, f"cannot map: {os.strerror(errno)}", self.path)
+        return mapping
+
+    cdef int reserve(self, int partitions) except -1:
+        """Make room for the slots of more partitions, so that a full disk is told before anything changed."""
+        cdef int error
+        cdef int fd = open_file(os.fsencode(self.path), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+        if fd < 0:
+            raise OSError(errno, os.strerror(errno), self.path)
+        try:
+            error = posix_fallocate(fd, 0, control_bytes(partitions))
+        finally:
+            close_file(fd)
+        if error:
+            raise DiskFullError(f"no space for {self.path}: {os.strerror(error)}", error)
+        failpoint("grow.reserved")
+        return 0
+
+    cdef int grow(self, int fd, control_header_t* header) except -1:
+        """Add the slots that are missing, then say so: who dies in between is followed by the next opener."""
+        cdef int known = header.partitions
+        cdef void* mapping
+        self.reserve(self.partitions)
+        mapping = self.mapped(fd, self.mapping_bytes)
+        init_slots(
+            <partition_slot_t*> (<uint8_t*> mapping + SLOTS_AT) + known, self.partitions - known, NULL, 0, False
+        )
+        munmap(mapping, self.mapping_bytes)
+        failpoint("grow.slots")
+        # who follows finds that it has to do this first, under our lock
+        atomic_add(&header.config_generation, 1)
+        failpoint("grow.told")
+        atomic_store32(&header.partitions, self.partitions)
+        self.registry.ring_all()
+        return 0
+
+    cdef void let_go_of_older(self) noexcept:
+        if self.older is not NULL:
+            munmap(self.older, SLOTS_AT + self.older_partitions * SLOT_BYTES)
+            self.older = NULL
 
     def take_clean_marker(self, directory: int) -> bool:
         """True where the last writer left all on disk; the marker is gone, durably, before we go on."""
@@ -191,6 +248,8 @@ cdef class ControlFile:
         with locked_directory(self.directory) as fd:
             if len(self.registry.members()) > 1 or self.header.session != self.registry.session:
                 return
+            if self.header.partitions != <uint32_t> self.partitions:
+                return                       # of those that came later nothing is known here
             mark_ends()
             if not all(self.left_clean(i) for i in range(self.partitions)):
                 return
@@ -233,9 +292,9 @@ cdef class ControlFile:
             header.device = stat.st_dev
             header.inode = stat.st_ino
             init_slots(
-                <partition_slot_t*> (<uint8_t*> mapping + HEADER_BYTES), self.partitions,
-                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + HEADER_BYTES),
-                clean,
+                <partition_slot_t*> (<uint8_t*> mapping + SLOTS_AT), self.partitions,
+                NULL if self.older is NULL else <partition_slot_t*> (<uint8_t*> self.older + SLOTS_AT),
+                self.older_partitions, clean,
             )
             failpoint("control.made")
             try:
@@ -321,7 +380,9 @@ cdef class ControlFile:
                 return
 
 
-cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* older, bint clean) noexcept:
+cdef void init_slots(
+    partition_slot_t* slots, int partitions, partition_slot_t* older_slots, int older_partitions, bint clean
+) noexcept:
     """Fresh locks, everything to be recovered. On the same boot the page cache still holds all that was
     written, so the ends published before say which bytes were never acknowledged; nothing else is taken over.
 
@@ -329,10 +390,12 @@ cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* 
     disk never got, and a further sync would call them safe.
     """
     cdef int i
+    cdef partition_slot_t* older
     for i in range(partitions):
-        if older is not NULL and older[i].state == PARTITION_POISONED:
-            slots[i] = older[i]
-            slots[i].rolls = (older[i].rolls | 1) + 1
+        older = &older_slots[i] if older_slots is not NULL and i < older_partitions else NULL
+        if older is not NULL and older.state == PARTITION_POISONED:
+            slots[i] = older[0]
+            slots[i].rolls = (older.rolls | 1) + 1
             slots[i].holder = slots[i].sync_waiters = 0
         memset(&slots[i].append_lock, 0, sizeof(pthread_mutex_t))
         memset(&slots[i].sync_lock, 0, sizeof(pthread_mutex_t))
@@ -344,10 +407,10 @@ cdef void init_slots(partition_slot_t* slots, int partitions, partition_slot_t* 
         slots[i].sealed_base_offset = -1
         slots[i].same_boot = clean
         if older is not NULL:
-            slots[i].same_boot |= older[i].same_boot       # else what a power cut took was not looked for yet
-            slots[i].recovered = older[i].recovered
-            slots[i].end = older[i].end
-            slots[i].writing_end = older[i].writing_end
-            slots[i].active_epoch = older[i].active_epoch
-            slots[i].next_offset = older[i].next_offset
-            slots[i].writing_next_offset = older[i].writing_next_offset
+            slots[i].same_boot |= older.same_boot       # else what a power cut took was not looked for yet
+            slots[i].recovered = older.recovered
+            slots[i].end = older.end
+            slots[i].writing_end = older.writing_end
+            slots[i].active_epoch = older.active_epoch
+            slots[i].next_offset = older.next_offset
+            slots[i].writing_next_offset = older.writing_next_offset

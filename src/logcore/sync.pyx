@@ -318,6 +318,8 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil:
                 continue
             dirty >>= 1
             partition = word * 64 + bit
+            if partition >= topic.partitions:       # of a topic that grew: who opened it since serves it
+                break
             if atomic_load32(&topic.slots[partition].state) != PARTITION_READY:
                 continue
             if atomic_loadi64(&topic.slots[partition].sealed_base_offset) >= 0:

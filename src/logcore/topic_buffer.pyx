@@ -8,7 +8,7 @@ sequence that was taken once is not taken again.
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free, realloc
 
 from logcore.builder cimport BatchBuilder
 from logcore.partition_log cimport PartitionLog
@@ -25,21 +25,31 @@ cdef class TopicBuffer:
         free(self.progress)
 
     cdef int attach(self, TopicLog log, int64_t batch_bytes) except -1:
-        """Begin with nothing buffered, or go on with the same topic opened anew."""
+        """Begin with nothing buffered, or go on with the same topic opened anew, which may have grown."""
         cdef int i
+        cdef PyObject** builder_at
+        cdef progress_t* progress
         self.budget = min(batch_bytes, log.batch_budget())
         self.max_record_bytes = <int64_t> log.max_record_bytes
         if self.log is None:
             self.name = log.name
-            self.partitions = log.partitions
             self.sticky = -1
-            self.builders = [None] * log.partitions
-            self.builder_at = <PyObject**> calloc(log.partitions, sizeof(PyObject*))
-            self.progress = <progress_t*> calloc(log.partitions, sizeof(progress_t))
-            if self.builder_at is NULL or self.progress is NULL:
+            self.builders = []
+        if log.partitions > self.partitions:
+            builder_at = <PyObject**> realloc(self.builder_at, log.partitions * sizeof(PyObject*))
+            if builder_at is NULL:
                 raise MemoryError()
-            for i in range(log.partitions):
+            self.builder_at = builder_at
+            progress = <progress_t*> realloc(self.progress, log.partitions * sizeof(progress_t))
+            if progress is NULL:
+                raise MemoryError()
+            self.progress = progress
+            for i in range(self.partitions, log.partitions):
+                self.builders.append(None)
+                self.builder_at[i] = NULL
                 self.progress[i].appended = self.progress[i].taken = -1
+                self.progress[i].asked = False
+            self.partitions = log.partitions
         self.log = log
         return 0
 

@@ -42,6 +42,7 @@ cdef class TopicLog:
     cdef readonly int durability             # durability_policy
     cdef uint64_t segment_bytes, max_record_bytes, max_unsynced_bytes
     cdef int64_t lock_timeout_ns
+    cdef uint32_t generation                 # of the configuration that we were opened with
     cdef uint32_t next_partition             # round robin for batches without keys
 
     cdef PartitionLog log(self, int partition)               # opened on demand

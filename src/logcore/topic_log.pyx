@@ -96,6 +96,7 @@ cdef class TopicLog:
         self.logs = [None] * partitions
         self.spare_builders = []
         self.control = ControlFile(directory, registry, uuid, partitions, read_only=read_only)
+        self.generation = atomic_load32(&self.control.header.config_generation)
         self.sync_state.directory_fd = open_file(os.fsencode(directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if self.sync_state.directory_fd < 0:
             raise OSError(errno, os.strerror(errno), directory)
@@ -424,6 +425,19 @@ cdef class TopicLog:
         """Say that this engine is about to sleep on the topic: look for records once more, then sleep."""
         self.control.mark_waiting()
 
+    def reserve_partitions(self, partitions: int) -> None:
+        """Make room for more partitions in what processes share, before topic.json says that they are there.
+
+        Raises:
+            DiskFullError: nothing was changed.
+        """
+        self.control.reserve(partitions)
+
+    def mark_altered(self) -> None:
+        """Tell everybody that topic.json was changed: they open the topic anew at its next use."""
+        atomic_add(&self.control.header.config_generation, 1)
+        self.registry.ring_all()
+
     def mark_deleted(self) -> None:
         """Tell everybody that the topic is gone: appends and polls raise from now on."""
         atomic_store32(&self.control.header.deleted, 1)
@@ -481,14 +495,16 @@ cdef class LogDirectory:
         known = PyDict_GetItemWithError(self.topics, name)
         if known is not NULL:
             topic = <TopicLog> known
-            if atomic_load32(&topic.control.header.deleted) == 0:
+            if atomic_load32(&topic.control.header.deleted) == 0 and (
+                atomic_load32(&topic.control.header.config_generation) == topic.generation
+            ):
                 return topic
             self._drop(name)
         # a thread may have been quicker: all of them use the one that it opened
         return self.topics.setdefault(name, self._open_topic(name))
 
     def _drop(self, name: str) -> None:
-        """Let go of an opened topic that was deleted. A subclass may keep its figures."""
+        """Let go of an opened topic that was deleted or altered. A subclass may keep its figures."""
         self._forget(name)
 
     def _check_open(self) -> None:

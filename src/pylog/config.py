@@ -7,7 +7,7 @@ within its limits, and whatever they refuse is named in a ConfigError together w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -25,6 +25,7 @@ CleanupPolicy = Literal["delete", "compact"]
 AssignorName = Literal["range", "round_robin", "cooperative_sticky", "weighted"]
 
 MAX_PARTITIONS = 100_000
+MOST_RETENTION_GROUPS = 64
 MIN_SEGMENT_BYTES = 16 << 10
 MAX_SEGMENT_BYTES = 1 << 30
 MAX_RECORD_BYTES = 64 << 20
@@ -45,6 +46,8 @@ class TopicOptions(TypedDict, total=False):
     cleanup_policy: CleanupPolicy
     retention_ms: int
     retention_bytes: int
+    retention_groups: Iterable[str]
+    retention_groups_max_bytes: int
     min_cleanable_dirty_ratio: float
     min_compaction_lag_ms: int
     delete_retention_ms: int
@@ -72,6 +75,11 @@ class TopicConfig:
     """With "delete": a segment goes when its newest timestamp is older; -1: never."""
     retention_bytes: int = -1
     """With "delete": the oldest segments of a partition go while the rest is at least so much; -1: never."""
+    retention_groups: tuple[str, ...] = ()
+    """With "delete": what these groups have not consumed stays, however old; without retention_ms and
+    retention_bytes records go as soon as they have."""
+    retention_groups_max_bytes: int = -1
+    """While the rest of a partition is at least so much, its oldest segment waits for no group; -1: never."""
     min_cleanable_dirty_ratio: float = 0.5
     """With "compact": the part of the sealed segments that is not compacted yet from which it is worth it."""
     min_compaction_lag_ms: int = 0
@@ -220,6 +228,16 @@ def check_ratio(value: object, option: str) -> object:
     return value
 
 
+def check_groups(value: object, option: str) -> tuple[str, ...]:
+    """Return the names of groups, sorted; TypeError or ConfigError where one is none, or too many."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{option} is a list of names, not {type(value).__name__}")
+    names = tuple(sorted({check_name(name, "group") for name in value}))
+    if len(names) > MOST_RETENTION_GROUPS:
+        raise ConfigError(f"{option} has {len(names)} names: at most {MOST_RETENTION_GROUPS} are possible")
+    return names
+
+
 LONGEST_MS = 100 * 366 * 86_400_000
 """A hundred years."""
 
@@ -233,6 +251,8 @@ TOPIC_CHECKS: dict[str, Callable[[object, str], object]] = {
     "cleanup_policy": one_of(CleanupPolicy),
     "retention_ms": count_between(-1, LONGEST_MS),
     "retention_bytes": count_between(-1, 1 << 60),
+    "retention_groups": check_groups,
+    "retention_groups_max_bytes": count_between(-1, 1 << 60),
     "min_cleanable_dirty_ratio": check_ratio,
     "min_compaction_lag_ms": count_between(0, LONGEST_MS),
     "delete_retention_ms": count_between(0, LONGEST_MS),
@@ -267,9 +287,9 @@ def config_differences(stored: TopicConfig, given: Mapping[str, object]) -> dict
     check_known(given, TOPIC_CHECKS, "a topic")
     found: dict[str, tuple[object, object]] = {}
     for option, value in given.items():
-        TOPIC_CHECKS[option](value, option)
-        if getattr(stored, option) != value:
-            found[option] = (getattr(stored, option), value)
+        checked = TOPIC_CHECKS[option](value, option)
+        if getattr(stored, option) != checked:
+            found[option] = (getattr(stored, option), checked)
     return found
 
 

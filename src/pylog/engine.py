@@ -257,6 +257,9 @@ class Engine(Protocol):
     def alter_topic(self, name: str, **config: Unpack[TopicOptions]) -> TopicDescription:
         """Change configuration that may be changed."""
 
+    def create_partitions(self, name: str, partitions: int) -> TopicDescription:
+        """Give a topic more partitions, so many in all; keys then choose among all of them."""
+
     def delete_topic(self, name: str) -> None:
         """Delete a topic and all its records."""
 

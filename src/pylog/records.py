@@ -187,6 +187,12 @@ class CleaningReport:
     """Afterwards: larger than before where retention deleted records."""
     deleted_bytes: int = 0
     """Bytes of the segments that retention deleted."""
+    unconsumed_bytes: int = 0
+    """Those of them that retention_groups had not consumed: what was beyond retention_groups_max_bytes."""
+    held_bytes: int = 0
+    """Bytes of the segments that would have gone, but wait for a group of retention_groups."""
+    held_by: str | None = None
+    """The group of them that is furthest behind."""
     dirty_bytes: int = 0
     """With cleanup_policy="compact": bytes that had not been compacted before."""
     bytes_before: int = 0

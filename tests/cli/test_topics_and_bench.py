@@ -7,7 +7,7 @@ from pathlib import Path
 
 from running import Command
 
-from pylog.cli import ERROR, OK
+from pylog.cli import ERROR, OK, USAGE
 
 
 def test_a_topic_is_created_listed_described_and_deleted(run: Command) -> None:
@@ -25,6 +25,21 @@ def test_a_topic_is_created_listed_described_and_deleted(run: Command) -> None:
     (done,) = run.rows("delete", "orders", "--execute")
     assert done["done"]
     assert run.rows("topics") == []
+
+
+def test_a_topic_is_altered_after_its_plan_was_shown(run: Command) -> None:
+    run("create", "orders", "-p", "2")
+    change = ("alter", "orders", "-p", "3", "-c", "retention_ms=1000")
+    plan = [("partitions", 2, 3), ("retention_ms", -1, 1000)]
+    _, _, said = run(*change)
+    assert "most keys choose another partition" in said and "nothing was changed" in said
+    for execute, partitions in (((), 2), (("--execute",), 3)):
+        assert [tuple(row.values()) for row in run.rows(*change, *execute)] == plan
+        (described,) = run.rows("describe", "orders")
+        assert described["partitions"] == partitions
+    assert run.rows(*change) == []
+    assert run("alter", "orders", "-p", "2", "--execute")[0] == USAGE
+    assert run("alter", "orders", "-c", "retention_ms=long")[0] == USAGE
 
 
 def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Command) -> None:

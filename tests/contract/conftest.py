@@ -33,6 +33,7 @@ def kafka(place: Path) -> Iterator[Opener]:
 
 ENGINES: dict[str, Callable[[Path], AbstractContextManager[Opener]]] = {"embedded": embedded, "kafka": kafka}
 NOT_IN_THE_MOCK = {
+    "test_a_topic_gets_more_partitions_and_never_fewer": "librdkafka's mock cluster adds no partitions",
     "test_seeking_by_time": "librdkafka's mock cluster answers no question about timestamps",
     "test_times_are_answered": "librdkafka's mock cluster answers no question about timestamps",
 }

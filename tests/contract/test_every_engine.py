@@ -43,6 +43,17 @@ def test_a_topic_is_made_described_listed_and_deleted(engine: Engine) -> None:
         engine.describe_topic("orders")
 
 
+def test_a_topic_gets_more_partitions_and_never_fewer(engine: Engine) -> None:
+    engine.create_topic("t", partitions=2)
+    engine.append("t", b"x", partition=1)
+    assert engine.create_partitions("t", 4).partitions == 4
+    assert engine.create_partitions("t", 4) == engine.describe_topic("t")
+    engine.append("t", b"y", partition=3)
+    assert [record.value for record in engine.read("t")] == [b"x", b"y"]
+    with pytest.raises(pylog.ConfigError):
+        engine.create_partitions("t", 3)
+
+
 def test_making_what_is_there_compares(engine: Engine) -> None:
     made = engine.create_topic("t", partitions=3)
     assert engine.create_topic("t") == made == engine.create_topic("t", partitions=3)

@@ -28,6 +28,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 "partition": report.partition,
                 "log_start_offset": report.log_start_offset,
                 "deleted_bytes": report.deleted_bytes,
+                "held_bytes": report.held_bytes,
+                "held_by": report.held_by,
                 "dirty_ratio": round(report.dirty_ratio, 3),
                 "bytes_before": report.bytes_before,
                 "bytes_after": report.bytes_after if args.execute else None,

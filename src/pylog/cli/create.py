@@ -9,6 +9,9 @@ from pylog.cli.output import Output, counted
 from pylog.cli.places import open_engine
 from pylog.errors import ConfigError
 
+LISTS = frozenset({"retention_groups"})
+"""Options that take several values, with commas between them."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add name, shape and configuration."""
@@ -47,11 +50,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def parse_config(text: str) -> tuple[str, int | str]:
-    """Read KEY=VALUE; whole numbers become int. The engine knows which keys there are."""
+def parse_config(text: str) -> tuple[str, int | str | list[str]]:
+    """Read KEY=VALUE; whole numbers become int, a,b a list. The engine knows which keys there are."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--config {text}: write KEY=VALUE")
+    if key in LISTS:
+        return key, [item for item in value.split(",") if item]
     try:
         return key, int(value)
     except ValueError:

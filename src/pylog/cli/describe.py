@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
-from pylog.cli.output import Output
+from pylog.cli.output import Output, shown
 from pylog.cli.places import open_engine, segments_of, stored_bytes
+from pylog.engine import Engine
+from pylog.errors import UnknownGroupError
+from pylog.records import TopicDescription
+
+LARGEST_OFFSET = (1 << 63) - 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +24,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Print the topic; with --json one object that holds everything."""
     with open_engine(args.directory) as engine:
         topic = engine.describe_topic(args.topic)
+        consumed = consumed_offsets(engine, topic)
         partitions = [
             {
                 "partition": number,
                 "log_start_offset": engine.log_start_offset(args.topic, number),
                 "log_end_offset": engine.log_end_offset(args.topic, number),
                 "synced_offset": engine.synced_offset(args.topic, number),
+                **({"consumed_offset": consumed[number]} if consumed else {}),
                 **files_of(Path(args.directory, "topics", args.topic, str(number))),
             }
             for number in range(topic.partitions)
@@ -38,7 +46,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.json_line({**facts, "config": topic.config.as_dict(), "partition_list": partitions})
         return 0
     for name, value in {**facts, **topic.config.as_dict()}.items():
-        out.line(f"{name}\t{value}")
+        out.line(f"{name}\t{shown(value)}")
     if out.on_terminal:
         out.line("")
     out.rows(partitions)
@@ -48,3 +56,17 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def files_of(partition: Path) -> dict[str, int]:
     """Count the segments of a partition and the bytes that its files take on disk."""
     return {"segments": len(segments_of(partition)), "bytes": stored_bytes(partition)}
+
+
+def consumed_offsets(engine: Engine, topic: TopicDescription) -> list[int]:
+    """Return how far all groups that retention waits for have come in each partition; [] without any."""
+    groups = topic.config.retention_groups
+    found = [LARGEST_OFFSET] * topic.partitions
+    for group in groups:
+        committed = [0] * topic.partitions
+        with suppress(UnknownGroupError):
+            for row in engine.describe_group(group).partitions:
+                if row.topic == topic.name:
+                    committed[row.partition] = row.committed or 0
+        found = [min(pair) for pair in zip(found, committed, strict=True)]
+    return found if groups else []

@@ -56,6 +56,11 @@ def grouped(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def shown(value: object) -> object:
+    """Return a value of a configuration for people: a list as its items."""
+    return ",".join(map(str, value)) or "-" if isinstance(value, tuple | list) else value
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 record`, `2,000 records`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

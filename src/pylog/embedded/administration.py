@@ -7,11 +7,12 @@ do it before it changes anything.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING, Unpack
 
-from pylog.config import IfExists, Partitioner, TopicOptions
+from pylog.config import MAX_PARTITIONS, IfExists, Partitioner, TopicOptions, check_count
 from pylog.embedded.opened import OpenDirectory
 from pylog.embedded.reading import check_offset_type
 from pylog.embedded.reports import report_of
@@ -22,6 +23,8 @@ from pylog.records import CleaningReport, RecoveryReport, TopicDescription
 
 if TYPE_CHECKING:
     from pylog.embedded.backup import BackupReport
+
+logger = logging.getLogger("pylog")
 
 
 class AdministeredDirectory(OpenDirectory):
@@ -42,7 +45,7 @@ class AdministeredDirectory(OpenDirectory):
 
         Args:
             name: 1 to 200 of `A-Z a-z 0-9 . _ -`, starting with neither `.` nor `-`.
-            partitions: How many; 1 where left out. Fixed from then on.
+            partitions: How many; 1 where left out. create_partitions() adds some later.
             partitioner: How keys choose partitions, "murmur2" (Kafka's, the default) or "xxh3".
             if_exists: "compare" what is given with what is there, or "raise".
             config: See TopicConfig.
@@ -64,15 +67,46 @@ class AdministeredDirectory(OpenDirectory):
     def alter_topic(self, name: str, **config: Unpack[TopicOptions]) -> TopicDescription:
         """Change the configuration of a topic: all but its shape (partitions, partitioner, segment_bytes).
 
-        Holds for this engine at once, for others when they open the topic next.
+        On disk on return; holds for every engine from its next use of the topic on.
 
         Raises:
             UnknownTopicError, TypeError, ConfigError, ReadOnlyError, DiskFullError, ClosedError
         """
         self._writable("alter topics")
         changed = self._topics.alter(name, config)
-        self._drop(name)
+        self._topic(name).mark_altered()
         return changed
+
+    def create_partitions(self, name: str, partitions: int) -> TopicDescription:
+        """Give a topic more partitions, for everybody, on disk on return.
+
+        Keys choose among all of them from then on, and most choose another one: records of one key stand in
+        their order before and after the change, but no longer in one partition. Producers follow with their
+        next batch, groups share the new partitions and read them from their first record.
+
+        Args:
+            partitions: How many there are to be in all. As many as there are changes nothing.
+
+        Raises:
+            ConfigError: fewer than there are: partitions never go.
+            UnknownTopicError, TypeError, ReadOnlyError, DiskFullError, ClosedError
+        """
+        self._writable("create partitions")
+        check_count(partitions, "partitions", 1, MAX_PARTITIONS)
+        log = self._log(name)
+        before = self._topics.grow(name, partitions, lambda: log.reserve_partitions(partitions))
+        if before.partitions != partitions:
+            logger.warning(
+                "topic %r has %d partitions now, %d before: most keys choose another one from here on, so "
+                "the order per key holds among the records before, and among those after",
+                name,
+                partitions,
+                before.partitions,
+            )
+        # whoever opens the topic now tells the others; again, where who did this before us died then
+        self._drop(name)
+        self._log(name)
+        return self._topics.describe(name)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records, for everybody: who still uses it gets ClosedError.

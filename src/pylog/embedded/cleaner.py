@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 from logcore.whole_files import locked_directory, make_directory
 from pylog.embedded.cleaning import Cleaning, Pace
+from pylog.embedded.holding import Holders
 from pylog.errors import ClosedError, LockTimeoutError, PylogError
 from pylog.records import CleaningReport
 
 if TYPE_CHECKING:
+    from logcore.processes import Registry
     from logcore.topic_log import TopicLog
     from pylog.clock import Clock
     from pylog.config import TopicConfig
@@ -40,11 +42,23 @@ JUMP_NS = 86_400 * 1_000_000_000
 class Cleaner:
     """Cleans for one engine."""
 
-    def __init__(self, root: str, clock: Clock) -> None:
+    def __init__(self, root: str, clock: Clock, registry: Registry) -> None:
         self._lock_path = f"{root}/cleaner"
+        self._root = root
         self._clock = clock
+        self._registry = registry
+        # of each partition: bytes that wait for a group
+        self._held: dict[tuple[str, int], int] = {}
+        self._warned: set[tuple[str, int]] = set()
         self._began = clock.time_ns() - int(clock.monotonic() * 1e9)
-        self.counted = {"cleanings": 0, "deleted_bytes": 0, "compacted_bytes": 0, "removed_records": 0}
+        self.counted = {
+            "cleanings": 0,
+            "deleted_bytes": 0,
+            "unconsumed_bytes": 0,
+            "held_bytes": 0,
+            "compacted_bytes": 0,
+            "removed_records": 0,
+        }
 
     @property
     def jumped(self) -> bool:
@@ -73,20 +87,69 @@ class Cleaner:
         pace: Pace | None = None,
     ) -> list[CleaningReport]:
         """Clean all partitions of a topic, within a turn; a report says why one could not be cleaned."""
-        found = []
-        for partition in range(log.partitions):
-            cleaning = Cleaning(log, partition, config, self._clock, self.jumped, pace)
-            try:
-                found.append(cleaning.plan() if plan else cleaning.run(now=now))
-            except ClosedError:
-                raise
-            except (PylogError, OSError) as error:
-                logger.error("cannot clean %s-%d: %s", log.name, partition, error)
-                found.append(CleaningReport(log.name, partition, 0, error=str(error)))
-                continue
+        if config.cleanup_policy == "compact" or not config.retention_groups:
+            return [self._clean(log, p, config, now, plan, pace, None) for p in range(log.partitions)]
+        with Holders(self._root, self._registry, log, config.retention_groups) as holders:
+            found = [self._clean(log, p, config, now, plan, pace, holders) for p in range(log.partitions)]
             if not plan:
-                self._count(found[-1])
+                self._tell_of_waiting(found, config, holders)
         return found
+
+    def _clean(
+        self,
+        log: TopicLog,
+        partition: int,
+        config: TopicConfig,
+        now: bool,
+        plan: bool,
+        pace: Pace | None,
+        holders: Holders | None,
+    ) -> CleaningReport:
+        cleaning = Cleaning(log, partition, config, self._clock, self.jumped, pace, holders)
+        try:
+            if plan:
+                return cleaning.plan()
+            report = cleaning.run(now=now)
+        except ClosedError:
+            raise
+        except (PylogError, OSError) as error:
+            logger.error("cannot clean %s-%d: %s", log.name, partition, error)
+            return CleaningReport(log.name, partition, 0, error=str(error))
+        self._count(report)
+        return report
+
+    def _tell_of_waiting(
+        self, reports: list[CleaningReport], config: TopicConfig, holders: Holders
+    ) -> None:
+        """Warn of what waits for a group that is late, or dead, once until it waits no more."""
+        late = config.retention_ms >= 0 or config.retention_bytes >= 0
+        for report in reports:
+            place = (report.topic, report.partition)
+            group = report.held_by
+            if report.unconsumed_bytes:
+                logger.warning(
+                    "%s-%d: %d bytes went that group %r had not consumed: retention_groups_max_bytes is %d",
+                    *place,
+                    report.unconsumed_bytes,
+                    group,
+                    config.retention_groups_max_bytes,
+                )
+            if not report.held_bytes or group is None:
+                self._held.pop(place, None)
+                self._warned.discard(place)
+                continue
+            self._held[place] = report.held_bytes
+            if place in self._warned or not (late or not holders.lives(group)):
+                continue
+            self._warned.add(place)
+            logger.warning(
+                "%s-%d: %d bytes wait for group %r, which has %s: they stay until it has consumed them",
+                *place,
+                report.held_bytes,
+                group,
+                "members" if holders.lives(group) else "no member",
+            )
+        self.counted["held_bytes"] = sum(self._held.values())
 
     def _count(self, report: CleaningReport) -> None:
         if not (report.deleted_bytes or report.rewritten_segments):
@@ -94,6 +157,7 @@ class Cleaner:
         logger.info("cleaned %s", report)
         self.counted["cleanings"] += 1
         self.counted["deleted_bytes"] += report.deleted_bytes
+        self.counted["unconsumed_bytes"] += report.unconsumed_bytes
         self.counted["compacted_bytes"] += report.bytes_before - report.bytes_after
         self.counted["removed_records"] += report.removed_records
 

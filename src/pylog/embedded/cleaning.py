@@ -7,7 +7,7 @@ meanwhile. Invariant: the active segment, and what is not on disk yet, are never
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logcore.compaction import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from logcore.partition_log import PartitionLog
     from pylog.clock import Clock
     from pylog.config import TopicConfig
+    from pylog.embedded.holding import Holders
 
 KEY_MAP_BYTES = 128 << 20
 """Memory for the last offset of each key, 32 bytes a key; where it does not do, several passes are made."""
@@ -37,7 +38,19 @@ Pace = Callable[[int], None]
 
 def needs_cleaning(config: TopicConfig) -> bool:
     """Return whether records of such a topic ever go."""
-    return config.cleanup_policy == "compact" or config.retention_ms >= 0 or config.retention_bytes >= 0
+    if config.cleanup_policy == "compact":
+        return True
+    return config.retention_ms >= 0 or config.retention_bytes >= 0 or bool(config.retention_groups)
+
+
+@dataclass(slots=True)
+class Expired:
+    """What retention finds: the oldest segments that go, and what waits for a group."""
+
+    going: list[SealedSegment] = field(default_factory=list)
+    unconsumed_bytes: int = 0
+    held_bytes: int = 0
+    held_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Cleaning:
     """One partition to be cleaned.
 
     `jumped`: the wall clock is further ahead than it can be: at most one segment is deleted, no tombstone.
+    `holders`: the groups that what is deleted waits for.
     """
 
     log: TopicLog
@@ -53,6 +67,7 @@ class Cleaning:
     clock: Clock
     jumped: bool = False
     pace: Pace | None = None
+    holders: Holders | None = None
 
     @property
     def _partition_log(self) -> PartitionLog:
@@ -64,9 +79,15 @@ class Cleaning:
             segments = self._old_enough(sealed_segments(self._partition_log))
             dirty, total = self._dirty(segments)
             return self._report(dirty_bytes=dirty, bytes_before=total, bytes_after=total)
-        going = self._expired(sealed_segments(self._partition_log))
-        start = going[-1].end_offset if going else self.log.log_start_offset(self.partition)
-        return self._report(start, deleted_bytes=sum(segment.stored_bytes for segment in going))
+        expired = self._expired(sealed_segments(self._partition_log))
+        going = expired.going
+        return self._report(
+            going[-1].end_offset if going else None,
+            deleted_bytes=sum(segment.stored_bytes for segment in going),
+            unconsumed_bytes=expired.unconsumed_bytes,
+            held_bytes=expired.held_bytes,
+            held_by=expired.held_by,
+        )
 
     def run(self, *, now: bool = False) -> CleaningReport:
         """Clean; `now`: compact whatever is dirty and however young, the active segment rolled first.
@@ -79,6 +100,8 @@ class Cleaning:
             return self._compact(now)
         plan = self.plan()
         if plan.deleted_bytes:
+            if self.holders is not None:
+                self.holders.sync()
             self.log.delete_records(self.partition, plan.log_start_offset)
         return plan
 
@@ -89,22 +112,30 @@ class Cleaning:
 
     # ---- retention --------------------------------------------------------------------------------------
 
-    def _expired(self, segments: list[SealedSegment]) -> list[SealedSegment]:
-        """Return the oldest segments, as far as they are too old, or too much."""
+    def _expired(self, segments: list[SealedSegment]) -> Expired:
+        """Return the oldest segments, as far as they are too old, or too much, and consumed."""
         config = self.config
-        going: list[SealedSegment] = []
+        found = Expired()
         oldest = self.clock.time_ns() - config.retention_ms * NS_PER_MS
         left = sum(segment.stored_bytes for segment in segments) + self.log.active_bytes(self.partition)
+        held = None if self.holders is None else self.holders.behind(self.partition)
+        until_consumed = held is not None and config.retention_ms < 0 and config.retention_bytes < 0
         for segment in segments:
-            too_old = config.retention_ms >= 0 and segment.max_timestamp < oldest
-            too_much = config.retention_bytes >= 0 and left - segment.stored_bytes >= config.retention_bytes
-            if not (too_old or too_much):
-                break
-            going.append(segment)
             left -= segment.stored_bytes
+            too_old = config.retention_ms >= 0 and segment.max_timestamp < oldest
+            too_much = 0 <= config.retention_bytes <= left
+            if not (too_old or too_much or until_consumed):
+                break
+            if held is not None and segment.end_offset > held.offset:
+                found.held_by = held.group
+                if not 0 <= config.retention_groups_max_bytes <= left:
+                    found.held_bytes += segment.stored_bytes
+                    continue
+                found.unconsumed_bytes += segment.stored_bytes
+            found.going.append(segment)
             if self.jumped:
                 break
-        return going
+        return found
 
     # ---- compaction -------------------------------------------------------------------------------------
 

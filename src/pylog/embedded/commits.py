@@ -56,7 +56,7 @@ class GroupOffsets:
     def table(self, log: TopicLog) -> OffsetTable:
         """Return the table of a topic."""
         found = self._tables.get(log.name)
-        if found is None or found.topic_uuid != log.uuid:
+        if found is None or found.topic_uuid != log.uuid or found.partitions < log.partitions:
             path = f"{self._directory}/{log.name}.offsets"
             found = self._tables[log.name] = OffsetTable(path, log.uuid, log.partitions, self._registry)
             self._configs[log.name] = self._engine.describe_topic(log.name).config
@@ -90,7 +90,7 @@ class GroupOffsets:
         for log, partition, offset, epoch, metadata in commits:
             name = log.name
             table = self._tables.get(name)
-            if table is None or table.topic_uuid != log.uuid:
+            if table is None or table.topic_uuid != log.uuid or partition >= table.partitions:
                 table = self.table(log)
             generation = self._generation(table, name, partition, held)
             try:

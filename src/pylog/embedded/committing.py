@@ -7,6 +7,7 @@ it nor waits for records. Invariant: commit() commits nothing that the applicati
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from logcore.offsets import OffsetTable
@@ -23,6 +24,7 @@ from pylog.records import OffsetAndMetadata, TopicPartition
 if TYPE_CHECKING:
     from pylog.embedded.coordinator import Coordinator
     from pylog.embedded.engine import EmbeddedEngine
+    from pylog.embedded.partition_cursor import PartitionCursor
     from pylog.engine import Offsets, OnCommit
 
 logger = logging.getLogger("pylog")
@@ -169,6 +171,13 @@ class CommittingReader(PositionedReader):
             raise
         self._assigned.counts["commits"] += 1
         return durable
+
+    def _begin_there(self, cursor: PartitionCursor) -> None:
+        """Commit where a partition begins that came later, so that whoever gets it next begins there too."""
+        if self._coordinator is not None:
+            with suppress(IllegalGenerationError):
+                commit = (cursor.log, cursor.partition, cursor.position, cursor.epoch, b"")
+                self._store(self._group(), [commit], self._coordinator)
 
     def _auto_commit(self, coordinator: Coordinator, *, at_once: bool = False) -> None:
         """With enable_auto_commit: commit what the application was given before this call."""

@@ -7,7 +7,8 @@ Invariant: what the application was not given yet is never behind what commit() 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -27,7 +28,7 @@ from pylog.embedded.batches import Batches
 from pylog.embedded.committing import CommittingReader
 from pylog.embedded.coordinator import LOOK_SECONDS, Coordinator, Rebalance
 from pylog.embedded.partition_cursor import PartitionCursor
-from pylog.errors import ClosedError, ConfigError
+from pylog.errors import ClosedError, ConfigError, UnknownTopicError
 from pylog.filters import Filter, sieve_of
 from pylog.places import places_of
 from pylog.records import DecodedRecord, Record, RecordBatch, TopicPartition
@@ -90,7 +91,9 @@ class EmbeddedConsumer(CommittingReader):
         self._decodes = self._key_serde is not None or self._value_serde is not None
         self._sieve = sieve_of(filter, on_rejected)
         self._subscription: Subscription | None = None
-        self._known: set[str] = set()
+        # the partitions of each topic that there were when it was subscribed to, and those that are read
+        self._known: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._topics_changed = 0
         self._look_at = 0.0
         self._closed = False
@@ -115,11 +118,11 @@ class EmbeddedConsumer(CommittingReader):
         for name in subscription.topics:
             self._engine._partitions_of(name)
         self._topics_changed = self._engine._topics.changed()
-        self._known = self._matching(subscription)
+        self._known = self._counts = self._matching(subscription)
         self._subscription = subscription
         self._longest_wait = min(self._longest_wait, MEMBER_POLL_SECONDS)
         if self._offsets is None or self._engine.read_only:
-            self._take(self._all_of(self._known))
+            self._take(all_of(self._known))
             return
         if self._coordinator is None:
             self._coordinator = Coordinator(self._engine, self._offsets, self._config)
@@ -128,12 +131,13 @@ class EmbeddedConsumer(CommittingReader):
         # also where nothing moved: a topic may have been deleted and made anew
         self._take(sorted(self._coordinator.held))
 
-    def _matching(self, subscription: Subscription) -> set[str]:
-        return matching(subscription.topics, subscription.patterns, self._engine.list_topics())
-
-    def _all_of(self, topics: Iterable[str]) -> list[TopicPartition]:
-        counts = {name: self._engine._partitions_of(name) for name in sorted(topics)}
-        return [TopicPartition(name, p) for name, count in counts.items() for p in range(count)]
+    def _matching(self, subscription: Subscription) -> dict[str, int]:
+        """Return the topics that there are of it, and how many partitions each has."""
+        found: dict[str, int] = {}
+        for name in sorted(matching(subscription.topics, subscription.patterns, self._engine.list_topics())):
+            with suppress(UnknownTopicError):  # deleted just now
+                found[name] = self._engine._partitions_of(name)
+        return found
 
     def assign(self, partitions: Partitions) -> None:
         """Read exactly these (topic, partition) pairs; the group's committed offsets are still used.
@@ -180,7 +184,7 @@ class EmbeddedConsumer(CommittingReader):
             change = coordinator.follow()
             if change is not None:
                 self._rebalanced(coordinator, change)
-        elif self._subscription is not None and self._subscription.patterns:
+        elif self._subscription is not None:
             self._look_for_topics(self._subscription)
 
     def _look_for_topics(self, subscription: Subscription) -> None:
@@ -189,9 +193,16 @@ class EmbeddedConsumer(CommittingReader):
             return
         self._look_at = now + LOOK_SECONDS
         changed = self._engine._topics.changed()
-        if changed != self._topics_changed:
+        grew = any(self._has_grown(name, count) for name, count in self._counts.items())
+        if grew or (subscription.patterns and changed != self._topics_changed):
             self._topics_changed = changed
-            self._take(self._all_of(self._matching(subscription)))
+            self._counts = self._matching(subscription)
+            self._take(all_of(self._counts))
+
+    def _has_grown(self, topic: str, count: int) -> bool:
+        with suppress(UnknownTopicError):  # its cursors tell
+            return self._engine._partitions_of(topic) > count
+        return False
 
     def _rebalanced(self, coordinator: Coordinator, change: Rebalance) -> None:
         """Give up what was taken, hand over what is to go, begin with what was gained."""
@@ -219,8 +230,8 @@ class EmbeddedConsumer(CommittingReader):
     def _open_cursor(self, place: TopicPartition) -> PartitionCursor:
         log = self._engine._log(place.topic)
         committed = None if self._offsets is None else self._offsets.committed(log, place.partition)
-        came_later = self._subscription is not None and place.topic not in self._known
-        return PartitionCursor(
+        came_later = self._subscription is not None and place.partition >= self._known.get(place.topic, 0)
+        cursor = PartitionCursor(
             log,
             place.partition,
             committed=committed,
@@ -229,6 +240,9 @@ class EmbeddedConsumer(CommittingReader):
             on_truncate=self._on_truncate,
             sieve=self._sieve,
         )
+        if came_later and committed is None:
+            self._begin_there(cursor)
+        return cursor
 
     # ---- reading ----------------------------------------------------------------------------------------
 
@@ -417,3 +431,8 @@ class EmbeddedConsumer(CommittingReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def all_of(counts: Mapping[str, int]) -> list[TopicPartition]:
+    """Return the partitions of topics that have so many each."""
+    return [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]

@@ -57,6 +57,7 @@ class Coordinator:
         self._word = -1
         self._look_at = 0.0
         self._topics_changed = -1
+        self._counts: dict[str, int] = {}
         self._subscription = Subscription("none")
         self.refused = False
         """Whether a commit of what this member holds was refused: a reset may have died half way."""
@@ -233,8 +234,14 @@ class Coordinator:
             return True
         changed = self._engine._topics.changed()
         if changed == self._topics_changed:
-            return False
+            return any(self._grew(topic, count) for topic, count in self._counts.items())
         self._topics_changed = changed
+        return True
+
+    def _grew(self, topic: str, count: int) -> bool:
+        """Return whether a topic has other partitions than when this member saw to the group last."""
+        with suppress(UnknownTopicError):
+            return self._engine._partitions_of(topic) != count
         return True
 
     def _gone(self, member: Member, now: float) -> bool:
@@ -297,6 +304,7 @@ class Coordinator:
             except UnknownTopicError:
                 for wanted in topics.values():
                     wanted.discard(topic)
+        self._counts = partitions
         return partitions, topics
 
     def _weights(self, partitions: dict[str, int]) -> dict[TopicPartition, float]:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,8 +26,8 @@ from pylog.embedded.directory import open_directory, path_of
 from pylog.embedded.lingering import Flushable, Lingering
 from pylog.embedded.reports import report_of
 from pylog.embedded.topic import TopicDirectories
-from pylog.errors import ClosedError, ConfigError, ReadOnlyError
-from pylog.records import RecoveryReport
+from pylog.errors import ClosedError, ConfigError, ReadOnlyError, UnknownTopicError
+from pylog.records import RecoveryReport, TopicDescription
 
 if TYPE_CHECKING:
     from pylog.config import TopicConfig
@@ -136,27 +137,36 @@ class OpenDirectory(LogDirectory):
         with self._lock:
             if self._read_only:
                 self._registry.refresh()  # whose control file is of the session now
-            found = self._topics.describe(name)
-            config = found.config
+            while True:
+                found = self._topics.describe(name)
+                log = self._opened_as(found)
+                # who alters it writes topic.json first: what is the same afterwards was not altered before
+                if self._topics.describe(name) == found:
+                    break
+                log.close()
             if not self._read_only:
-                self._clean_later(name, config)
-            return TopicLog(
-                self._topics.directory_of(name),
-                name,
-                self._registry,
-                self._service,
-                uuid=bytes.fromhex(found.uuid),
-                partitions=found.partitions,
-                partitioner=found.partitioner,
-                segment_bytes=config.segment_bytes,
-                durability=config.durability,
-                codec=config.compression_type,
-                max_record_bytes=config.max_record_bytes,
-                sync_interval_ms=config.sync_interval_ms,
-                max_unsynced_bytes=config.max_unsynced_bytes,
-                lock_timeout=self._lock_timeout,
-                read_only=self._read_only,
-            )
+                self._clean_later(name, found.config)
+            return log
+
+    def _opened_as(self, found: TopicDescription) -> TopicLog:
+        config = found.config
+        return TopicLog(
+            self._topics.directory_of(found.name),
+            found.name,
+            self._registry,
+            self._service,
+            uuid=bytes.fromhex(found.uuid),
+            partitions=found.partitions,
+            partitioner=found.partitioner,
+            segment_bytes=config.segment_bytes,
+            durability=config.durability,
+            codec=config.compression_type,
+            max_record_bytes=config.max_record_bytes,
+            sync_interval_ms=config.sync_interval_ms,
+            max_unsynced_bytes=config.max_unsynced_bytes,
+            lock_timeout=self._lock_timeout,
+            read_only=self._read_only,
+        )
 
     def _writable(self, what: str) -> None:
         self._check_open()
@@ -215,7 +225,10 @@ class OpenDirectory(LogDirectory):
             self._thread().expect(self._background, cleaner.EVERY_SECONDS)
 
     def _to_be_cleaned(self) -> list[tuple[TopicLog, TopicConfig]]:
-        """Return the opened topics that are cleaned in the background."""
+        """Return the opened topics that are cleaned in the background, as they are configured now."""
+        for log in self._opened():
+            with suppress(UnknownTopicError):
+                self._topic(log.name)
         logs = {log.name: log for log in self._opened() if not log.deleted and not log.closed}
         return [(logs[name], config) for name, config in list(self._cleaned.items()) if name in logs]
 
@@ -225,7 +238,7 @@ class OpenDirectory(LogDirectory):
             if self._cleans is None:
                 from pylog.embedded.cleaner import Cleaner
 
-                self._cleans = Cleaner(self._root, self._clock)
+                self._cleans = Cleaner(self._root, self._clock, self._registry)
             return self._cleans
 
     def _partitions_of(self, topic: str) -> int:

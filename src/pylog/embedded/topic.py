@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,25 +175,48 @@ class TopicDirectories:
         """
         check_name(name, "topic")
         if "partitions" in given or "partitioner" in given or "segment_bytes" in given:
-            raise ConfigError("partitions, partitioner and segment_bytes are fixed when a topic is made")
+            raise ConfigError(
+                "partitioner and segment_bytes are fixed when a topic is made, and partitions are added by "
+                "create_partitions()"
+            )
         check_known(given, ALTERABLE, "alter_topic")
         with locked_directory(self.path):
             found = self.describe(name)
-            changed = TopicDescription(
-                found.name,
-                found.uuid,
-                found.partitions,
-                found.partitioner,
-                topic_config(given, found.config),
-            )
-            if changed != found:
-                directory = self.directory_of(name)
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    place_file(fd, "topic.json", topic_bytes(changed), f"{directory}/topic.json")
-                finally:
-                    os.close(fd)
+            changed = replace(found, config=topic_config(given, found.config))
+            self._replace(found, changed)
         return changed
+
+    def grow(self, name: str, partitions: int, reserve: Callable[[], None]) -> TopicDescription:
+        """Give a topic more partitions; returns what it was before.
+
+        Args:
+            reserve: Called before anything changed: raises where there is no room.
+
+        Raises:
+            UnknownTopicError: there is none of that name.
+            ConfigError: it has more already: partitions never go.
+        """
+        with locked_directory(self.path):
+            found = self.describe(name)
+            if partitions < found.partitions:
+                raise ConfigError(
+                    f"topic {name!r} has {found.partitions} partitions: there cannot be {partitions}, since "
+                    "partitions are added and never taken away; copy it into a new topic"
+                )
+            reserve()
+            self._replace(found, replace(found, partitions=partitions))
+        return found
+
+    def _replace(self, found: TopicDescription, changed: TopicDescription) -> None:
+        """Replace topic.json, on disk on return."""
+        if changed == found:
+            return
+        directory = self.directory_of(found.name)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            place_file(fd, "topic.json", topic_bytes(changed), f"{directory}/topic.json")
+        finally:
+            os.close(fd)
 
     def set_aside(self, found: TopicDescription) -> str | None:
         """Take a topic's directory away from its name; return its new path, None where it had gone."""

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 
 from confluent_kafka.admin import AdminClient
 
@@ -37,15 +37,15 @@ from pylog.engine import (
     OnRejected,
     OnRevoke,
     Topics,
-    TopicsOrPartitions,
     TruncateCallback,
     Values,
 )
-from pylog.errors import ClosedError, PylogError, UnsupportedError
+from pylog.errors import PylogError, UnsupportedError
 from pylog.filters import Filter
 from pylog.kafka.address import Address, address_of
 from pylog.kafka.appending import Appender
 from pylog.kafka.failures import failures
+from pylog.kafka.lacking import LackingEngine
 from pylog.kafka.offsets import Offsets
 from pylog.kafka.topics import KafkaTopics
 from pylog.places import place_of
@@ -61,7 +61,7 @@ logger = logging.getLogger("pylog")
 CAPABILITIES: frozenset[Capability] = frozenset({"append_returns_offset"})
 
 
-class KafkaEngine:
+class KafkaEngine(LackingEngine):
     """A cluster; made by pylog.open("kafka://..."). Threads may share it; a forked child opens its own."""
 
     def __init__(self, url: str) -> None:
@@ -155,6 +155,11 @@ class KafkaEngine:
         """Change configuration that may be changed: compression_type and max_record_bytes."""
         self._check()
         return self._topics.alter(name, config)
+
+    def create_partitions(self, name: str, partitions: int) -> TopicDescription:
+        """Give a topic more partitions, so many in all; keys then choose among all of them."""
+        self._check()
+        return self._topics.grow(name, partitions)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records. Raises UnknownTopicError."""
@@ -316,70 +321,6 @@ class KafkaEngine:
                 raise
         return made
 
-    # ---- what Kafka has not -----------------------------------------------------------------------------
-
-    def transaction(self) -> NoReturn:
-        """Raise UnsupportedError: this release has no transactions on Kafka."""
-        self._lacks("transactions")
-
-    def queue(self, name: str, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: this release has no queues on Kafka."""
-        self._lacks("queues")
-
-    def queue_source(self, queue: str, topic: str | None = None, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: this release has no queues on Kafka."""
-        self._lacks("queues")
-
-    def event_store(self, name: str, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: an append cannot be guarded on Kafka."""
-        self._lacks("event stores")
-
-    def backup(self, destination: str | os.PathLike[str]) -> NoReturn:
-        """Raise UnsupportedError: the files are the brokers'."""
-        self._lacks("backup")
-
-    def list_groups(self) -> NoReturn:
-        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
-        self._lacks("group_administration")
-
-    def describe_group(self, group: str) -> NoReturn:
-        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
-        self._lacks("group_administration")
-
-    def delete_group(self, group: str) -> NoReturn:
-        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
-        self._lacks("group_administration")
-
-    def reset_offsets(
-        self, group: str, partitions: TopicsOrPartitions | None = None, **options: Any
-    ) -> NoReturn:
-        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
-        self._lacks("group_administration")
-
-    def consumed_by(self, topic: str, partition: int, offset: int) -> NoReturn:
-        """Raise UnsupportedError: not in this release; Kafka's own tools do it."""
-        self._lacks("group_administration")
-
-    def synced_offset(self, topic: str, partition: int) -> NoReturn:
-        """Raise UnsupportedError: brokers do not say what they synced."""
-        self._lacks("synced_offset")
-
-    def sync(self, topic: str | None = None, partition: int | None = None) -> NoReturn:
-        """Raise UnsupportedError: brokers sync by their own configuration."""
-        self._lacks("sync")
-
-    def clean(self, topic: str | None = None, *, now: bool = False, plan: bool = False) -> NoReturn:
-        """Raise UnsupportedError: brokers clean by themselves."""
-        self._lacks("clean")
-
-    def recover(self, topic: str, partition: int) -> NoReturn:
-        """Raise UnsupportedError: brokers recover by themselves."""
-        self._lacks("recover")
-
-    def _lacks(self, what: str) -> NoReturn:
-        self._check()
-        raise UnsupportedError(f"pylog has no {what} on Kafka: see engine.capabilities and docs/kafka.md")
-
     # ---- places and figures -----------------------------------------------------------------------------
 
     def log_start_offset(self, topic: str, partition: int) -> int:
@@ -429,16 +370,6 @@ class KafkaEngine:
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closed
-
-    def _check(self) -> None:
-        if self._closed:
-            raise ClosedError("the engine was closed")
-        self._check_process()
-
-    def _check_process(self) -> None:
-        """librdkafka's threads are the parent's: a child that calls them would wait for ever."""
-        if os.getpid() != self._process:
-            raise ClosedError("the engine was inherited through a fork: open one in the child")
 
     def close(self) -> None:
         """Close its producers (which flush) and consumers, and end. A second call does nothing.

@@ -16,6 +16,7 @@ from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
@@ -74,6 +75,7 @@ CLEANING: dict[str, Callable[[str], object]] = {
 STORED_RAW = frozenset({"uncompressed", "producer"})
 NO_SUCH_PROMISE = frozenset({"durability", "sync_interval_ms", "max_unsynced_bytes"})
 """Options of a topic that speak of syncing, which Kafka leaves to its brokers."""
+WAITS_FOR_NOBODY = frozenset({"retention_groups", "retention_groups_max_bytes"})
 
 
 class KafkaTopics:
@@ -183,6 +185,19 @@ class KafkaTopics:
             self._alter(name, kafka_config(config))
         return self.describe(name)
 
+    def grow(self, name: str, partitions: int) -> TopicDescription:
+        """Give a topic more partitions; see Engine.create_partitions."""
+        check_count(partitions, "partitions", 1, MAX_PARTITIONS)
+        count = self.look(name)
+        if partitions < count:
+            raise ConfigError(f"topic {name!r} has {count} partitions: they are never taken away")
+        if partitions > count:
+            self._grow(name, partitions)
+            self._wait_until(
+                lambda: self.look(name) == partitions, f"topic {name!r} grows, but no broker knows it yet"
+            )
+        return self.describe(name)
+
     def delete(self, name: str) -> None:
         """Delete a topic with all its records. Raises UnknownTopicError."""
         self.look(name)
@@ -207,6 +222,11 @@ class KafkaTopics:
     def _delete(self, name: str) -> None:
         with failures(f"deleting topic {name!r}"):
             self._admin.delete_topics([name], request_timeout=self._seconds)[name].result()
+
+    def _grow(self, name: str, partitions: int) -> None:
+        with failures(f"adding partitions to topic {name!r}"):
+            wanted = [NewPartitions(name, partitions)]
+            self._admin.create_partitions(wanted, request_timeout=self._seconds)[name].result()
 
     def _alter(self, name: str, config: dict[str, str]) -> None:
         changes = [
@@ -259,6 +279,8 @@ def refuse_promises(config: Mapping[str, object]) -> None:
             f"Kafka has no {option}: a record is acknowledged by all in-sync replicas, and brokers sync by "
             "their own configuration"
         )
+    for option in sorted(WAITS_FOR_NOBODY & config.keys()):
+        raise UnsupportedError(f"Kafka has no {option}: its retention waits for no group")
 
 
 def kafka_config(config: Mapping[str, object]) -> dict[str, str]:
