@@ -211,7 +211,8 @@ cdef class ControlFile:
         self.reserve(self.partitions)
         mapping = self.mapped(fd, self.mapping_bytes)
         init_slots(
-            <partition_slot_t*> (<uint8_t*> mapping + SLOTS_AT) + known, self.partitions - known, NULL, 0, False
+            <partition_slot_t*> (<uint8_t*> mapping + SLOTS_AT) + known, self.partitions - known, NULL, 0,
+            False,
         )
         munmap(mapping, self.mapping_bytes)
         failpoint("grow.slots")
