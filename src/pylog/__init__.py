@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pylog.queues import Delivery as Delivery
     from pylog.queues import Queue as Queue
     from pylog.records import CleaningReport as CleaningReport
+    from pylog.records import CopyReport as CopyReport
     from pylog.records import OffsetAndMetadata as OffsetAndMetadata
     from pylog.records import OffsetAndTimestamp as OffsetAndTimestamp
     from pylog.records import Record as Record
@@ -83,6 +84,7 @@ _HOMES = {
         "RecordId",
         "RecordIds",
         "CleaningReport",
+        "CopyReport",
         "RecoveryReport",
         "TopicDescription",
         "TopicPartition",

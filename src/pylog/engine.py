@@ -31,6 +31,7 @@ from pylog.queue_options import QueueOptions
 from pylog.queue_source import QueueSource
 from pylog.records import (
     CleaningReport,
+    CopyReport,
     OffsetAndMetadata,
     OffsetAndTimestamp,
     Record,
@@ -301,6 +302,9 @@ class Engine(Protocol):
         isolation: Isolation = "published",
     ) -> Iterator[Record]:
         """Yield the records that are there now, from an offset or the beginning."""
+
+    def copy_topic(self, source: str, destination: str, partitions: int | None = None) -> CopyReport:
+        """Copy a topic into another one, resumably: see the capability "producer_resume"."""
 
     def producer(
         self,

@@ -177,6 +177,19 @@ class RecoveryReport:
     damage: tuple[Damage, ...] = ()
 
 
+class CopyReport(NamedTuple):
+    """What a copy of a topic did."""
+
+    source: str
+    destination: str
+    partitions: int
+    """Of the destination."""
+    copied: int
+    """Records that were not there before."""
+    already_there: int
+    """Records that were read again to be sure, and were there."""
+
+
 @dataclass(frozen=True, slots=True)
 class CleaningReport:
     """What cleaning did in one partition, or would do."""

@@ -42,6 +42,14 @@ def test_a_topic_is_altered_after_its_plan_was_shown(run: Command) -> None:
     assert run("alter", "orders", "-c", "retention_ms=long")[0] == USAGE
 
 
+def test_a_topic_is_copied_into_one_of_another_shape(orders: Command) -> None:
+    (copied,) = orders.rows("copy", "orders", "wider", "-p", "5")
+    rows = {str(row["topic"]): row for row in orders.rows("topics")}
+    assert rows["wider"]["partitions"] == 5
+    assert rows["wider"]["records"] == copied["copied"] == rows["orders"]["records"]
+    assert orders("copy", "orders", "wider", "-p", "4")[0] == ERROR
+
+
 def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Command) -> None:
     _, out, _ = orders("topics")
     assert out.decode().split("\t")[:3] == ["orders", "2", "0"]

@@ -40,6 +40,7 @@ import pylog
         lambda engine: engine.create_topic("new", sync_interval_ms=5),
         lambda engine: engine.create_topic("new", retention_groups=["billing"]),
         lambda engine: engine.alter_topic("t", retention_groups_max_bytes=1 << 30),
+        lambda engine: engine.copy_topic("t", "new"),
         lambda engine: engine.create_topic("new", partitioner="xxh3"),
         lambda engine: engine.alter_topic("t", durability="os"),
     ],

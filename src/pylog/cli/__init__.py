@@ -24,6 +24,7 @@ COMMANDS = {
     "describe": "show configuration and partitions of a topic",
     "create": "create a topic",
     "alter": "change a topic's configuration, or add partitions (shows its plan; --execute does it)",
+    "copy": "copy a topic into another one, with other partitions perhaps",
     "delete": "delete a topic (shows its plan; --execute does it)",
     "compact": "delete and compact what topics are configured to (shows its plan; --execute does it)",
     "put": "append lines or JSON from standard input",

@@ -36,7 +36,7 @@ from pylog.engine import (
 )
 from pylog.errors import UnsupportedError
 from pylog.filters import Filter
-from pylog.records import Record, RecordId
+from pylog.records import CopyReport, Record, RecordId
 from pylog.serdes import Serde
 
 if TYPE_CHECKING:
@@ -131,6 +131,28 @@ class EmbeddedEngine(AdministeredDirectory):
         from pylog.embedded.reading import read_to_end
 
         return read_to_end(self._log(topic), partition, offset, isolation)
+
+    def copy_topic(self, source: str, destination: str, partitions: int | None = None) -> CopyReport:
+        """Copy the records that a topic has now into another one, on disk on return.
+
+        Keys choose among the destination's partitions, and the records of each key keep their order; where
+        the source had got more partitions they are brought together in the order of their timestamps. Keys,
+        values, headers and timestamps stay, offsets do not. A copy that was interrupted is called again and
+        goes on; called once more it copies what came since. Only copies should write to the destination.
+
+        Args:
+            destination: Made with the configuration of the source where it is not there.
+            partitions: Of the destination; left out: as many as the source has, or as it has already.
+
+        Raises:
+            TopicConfigError: the destination is there with other partitions.
+            FencedError: somebody else began the same copy since, and goes on with it.
+            UnknownTopicError, ConfigError, CorruptionError, ReadOnlyError, DiskFullError, ClosedError
+        """
+        from pylog.embedded.copying import copy_topic
+
+        self._writable("copy topics")
+        return copy_topic(self, source, destination, partitions)
 
     def producer(
         self,

@@ -87,6 +87,10 @@ class LackingEngine:
         """Raise UnsupportedError: brokers recover by themselves."""
         self._lacks("recover")
 
+    def copy_topic(self, source: str, destination: str, partitions: int | None = None) -> NoReturn:
+        """Raise UnsupportedError: Kafka keeps sequences to itself, by which a copy is resumed."""
+        self._lacks("copy_topic")
+
     def _lacks(self, what: str) -> NoReturn:
         self._check()
         raise UnsupportedError(f"pylog has no {what} on Kafka: see engine.capabilities and docs/kafka.md")
