@@ -39,6 +39,36 @@ def read_index(path: Path, salt: int) -> tuple[IndexEntry, ...]:
 
 
 @dataclass(frozen=True)
+class Keys:
+    base_offset: int
+    end_offset: int
+    entries: tuple[tuple[int, int, int], ...]  # hash of the key, offset, position of the batch
+
+    def offsets(self, key: bytes) -> list[int]:
+        return [offset for hashed, offset, _ in self.entries if hashed == xxh3(key)]
+
+
+def read_keys(segment: Path) -> Keys:
+    """Read the .keys file beside a segment."""
+    header = segment.read_bytes()[:128]
+    salt, base_offset = struct.unpack_from("<Qq", header, 16)
+    data = segment.with_suffix(".keys").read_bytes()
+    if len(data) < 64 or data[:8] != b"pylogkey":
+        raise BrokenError("no index of keys")
+    version, count, its_salt, checksum, end_offset = struct.unpack_from("<IIQQq", data, 8)
+    if version != 1 or its_salt != salt or len(data) != 64 + 16 * count or any(data[40:56]):
+        raise BrokenError("keys of another segment or version")
+    if header_checksum(data[:56], salt, 0) != struct.unpack_from("<Q", data, 56)[0]:
+        raise BrokenError("checksum of the keys' header")
+    if xxh3(data[64:]) != checksum:
+        raise BrokenError("checksum of the keys")
+    entries = tuple(struct.iter_unpack("<QII", data[64:]))
+    if list(entries) != sorted(set(entries)):
+        raise BrokenError("entries of the keys are out of order")
+    return Keys(base_offset, end_offset, tuple((h, base_offset + delta, at) for h, delta, at in entries))
+
+
+@dataclass(frozen=True)
 class Start:
     log_start_offset: int = 0
     epochs: tuple[tuple[int, int], ...] = ((0, 0),)

@@ -329,10 +329,11 @@ cdef class RecordAccumulator:
     ) except -1:
         cdef int durability = buffer.log.durability if self.durability < 0 else self.durability
         if self.identity is None:
-            return buffer.log.append_builder(builder, partition, 0, 0, False, durability, base_offset)
+            return buffer.log.append_builder(builder, partition, 0, 0, False, durability, base_offset, None)
         self.check_fence()
         return buffer.log.append_builder(
-            builder, partition, self.identity.id, self.identity.epoch, True, durability, base_offset
+            builder, partition, self.identity.id, self.identity.epoch, True, durability, base_offset,
+            None
         )
 
     cdef int check_fence(self) except -1:

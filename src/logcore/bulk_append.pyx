@@ -16,6 +16,7 @@ from logcore.binary_columns cimport is_columns, record_columns
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport atomic_load64
 from logcore.format cimport MAX_RECORDS_PER_BATCH
+from logcore.key_index cimport guard_of
 from logcore.inputs cimport NULL_LENGTH, check_list, fast_items, item_bytes
 from logcore.partition_log cimport PartitionLog
 from logcore.record_headers cimport encode_headers
@@ -23,7 +24,9 @@ from logcore.record_ids cimport RecordIds, new_record_ids
 from logcore.single_batch cimport STAMP_NOW
 from logcore.topic_log cimport DURABILITY_OS, DURABILITY_SYNC, TopicLog, check_timestamp, durability_code
 
-from logcore.errors import PartialAppendError
+from collections.abc import Mapping
+
+from logcore.errors import ConfigError, PartialAppendError, RecordTooLargeError
 
 
 cdef class BulkAppend:
@@ -101,10 +104,50 @@ cdef class BulkAppend:
             raise
         return self.ids
 
+    def run_guarded(self, partition, durability: str | None, guard: object) -> RecordIds:
+        """Append everything as one batch to one partition, while the guard holds, and return the ids."""
+        cdef int policy = self.topic.durability if durability is None else durability_code(durability)
+        cdef int where = -1 if partition is None else self.topic.check_partition(partition)
+        cdef const uint8_t* key = NULL
+        cdef const uint8_t* value = NULL
+        cdef const uint8_t* headers = NULL
+        cdef Py_ssize_t key_bytes = NULL_LENGTH, value_bytes = 0, headers_bytes = 0, i
+        cdef int64_t stamp = STAMP_NOW, offset = -1
+        cdef BatchBuilder builder = self.topic.take_builder()
+        if not isinstance(guard, Mapping):
+            raise TypeError(f"append_many() takes a guard as a mapping of keys, not {type(guard).__name__}")
+        if self.count > MAX_RECORDS_PER_BATCH:
+            raise RecordTooLargeError(
+                f"{self.count} records with a guard: a batch has {MAX_RECORDS_PER_BATCH}",
+                size=self.count, limit=MAX_RECORDS_PER_BATCH,
+            )
+        for i in range(self.count):
+            self.record(i, &key, &key_bytes, &value, &value_bytes)
+            if where < 0:
+                if key_bytes == NULL_LENGTH:
+                    raise ConfigError("append_many() with a guard needs a partition, or keys that say which")
+                where = self.topic.partition_of(key, key_bytes)
+            elif partition is None and self.topic.partition_of(key, key_bytes) != where:
+                raise ConfigError("append_many() with a guard: all records belong into one partition")
+            if self.timestamps is not None:
+                stamp = self.timestamps[i]
+            if self.headers is not None:
+                headers = <const uint8_t*> PyBytes_AS_STRING(<bytes> self.headers[i])
+                headers_bytes = PyBytes_GET_SIZE(<bytes> self.headers[i])
+            builder.add(key, key_bytes, value, value_bytes, headers, headers_bytes, stamp, -1)
+        if self.count:
+            self.topic.append_builder(
+                builder, where, 0, 0, False, policy, &offset,
+                guard_of(self.topic.key_index(where), None, guard),
+            )
+            self.ids.add_run(where, offset, self.count)
+        self.topic.give_builder(builder)
+        return self.ids
+
     cdef int flush(self, BatchBuilder builder, int partition) except -1:
         cdef int64_t offset = -1
         cdef int records = builder.record_count
-        self.topic.append_builder(builder, partition, 0, 0, False, DURABILITY_OS, &offset)
+        self.topic.append_builder(builder, partition, 0, 0, False, DURABILITY_OS, &offset, None)
         self.ids.add_run(partition, offset, records)
         self.appended += records
         self.touched.add(partition)

@@ -37,7 +37,7 @@ from logcore.errors import CorruptionError
 from logcore.recovery import find_footer, sync_paths
 from logcore.scan import parse_segment_header
 from logcore.segment import Segment
-from logcore.segment_files import SegmentFile, list_segments
+from logcore.segment_files import SegmentFile, caches_of, list_segments
 
 cdef enum:
     WRITE_BYTES = 1 << 20
@@ -341,8 +341,9 @@ cdef class Rewriting:
                 return False
             if not same or self.segment.end_offset <= atomic_loadi64(&self.log.slot.log_start_offset):
                 return False
-            with suppress(FileNotFoundError):
-                os.unlink(path.removesuffix(".log") + ".index")
+            for cache in caches_of(path):
+                with suppress(FileNotFoundError):
+                    os.unlink(cache)
             failpoint("compact.locked")
             try:
                 os.rename(temporary, path)

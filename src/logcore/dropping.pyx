@@ -17,7 +17,7 @@ import os
 from contextlib import suppress
 
 from logcore.errors import OffsetOutOfRangeError, ReadOnlyError
-from logcore.segment_files import list_segments, read_start, write_start
+from logcore.segment_files import caches_of, list_segments, read_start, write_start
 
 
 def drop_before(PartitionLog log, before_offset: int) -> int:
@@ -81,7 +81,7 @@ def remove_below_start(PartitionLog log) -> int:
     for number, segment in enumerate(segments[:-keep]):
         if segments[number + 1].base_offset > first or 0 <= unsynced <= segment.base_offset:
             break
-        for path in (segment.path.removesuffix(".log") + ".index", segment.path):
+        for path in (*caches_of(segment.path), segment.path):
             with suppress(FileNotFoundError):       # another process is dropping too
                 os.unlink(path)
         removed += 1

@@ -136,6 +136,18 @@ class UnknownTopicError(PylogError):
     """No topic of that name; create_topic makes one."""
 
 
+class VersionConflictError(PylogError):
+    """Somebody else appended to the key or stream first: look again, decide again."""
+
+    retriable = True
+
+    def __init__(self, message: str, *, stream: str = "", expected: int = -1, actual: int = -1) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
 for _error in list(globals().values()):
     if isinstance(_error, type) and issubclass(_error, PylogError):
         _error.__module__ = "pylog.errors"

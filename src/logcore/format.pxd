@@ -136,6 +136,7 @@ cdef enum:
     IX_ENTRY_COUNT = 12                  # u32
     IX_SALT = 16                         # u64, the segment's
     IX_BODY_CHECKSUM = 24                # u64, XXH3-64 of the entries
+    IX_END_OFFSET = 32                   # i64, only in .keys: the keys below that offset are in it
     IX_CHECKSUM = 56                     # u64, header_checksum of 0..56, salt, 0
     INDEX_ENTRY_BYTES = 16
     IE_RELATIVE_OFFSET = 0               # u32, batch base_offset - segment base_offset

@@ -7,6 +7,14 @@ from logcore.control cimport ControlFile, partition_slot_t
 from logcore.service cimport Service
 from logcore.sync cimport topic_sync_t
 
+cdef class PartitionLog
+
+cdef class Guard:
+    """A condition of an append: what can be is looked at outside the lock, the rest under it."""
+
+    cdef int look(self) except -1                            # raises where the condition does not hold
+    cdef bint holds(self, PartitionLog log) except -1        # the lock is held; False: look() once more
+
 cdef class PartitionLog:
     cdef object __weakref__
     cdef ControlFile control
@@ -33,13 +41,14 @@ cdef class PartitionLog:
     cdef readonly unsigned long long appended_batches, appended_records, appended_bytes
 
     cdef int append(
-        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end, Guard guard
     ) except -1
     cdef int append_locked(
-        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end, Guard guard
     ) except -1
     cdef int take_lock(self) except -1
     cdef int check_state(self) except -1
+    cdef bint guard_holds(self, Guard guard) except -1
     cdef int hold_back(self) except -1
     cdef int open_writer(self) except -1
     cdef void close_writer(self) noexcept nogil

@@ -1,6 +1,11 @@
 from typing import NoReturn, final
 
+from typing_extensions import disjoint_base
+
 from logcore.survey import Survey
+
+@disjoint_base
+class Guard: ...
 
 @final
 class PartitionLog:

@@ -102,6 +102,16 @@ def raise_os_error(int code, str path):
     raise OSError(code, os.strerror(code), path)
 
 
+cdef class Guard:
+    """A condition under which an append happens; see key_index.pyx."""
+
+    cdef int look(self) except -1:
+        return 0
+
+    cdef bint holds(self, PartitionLog log) except -1:
+        return True
+
+
 cdef class PartitionLog:
     """One partition of an opened topic. Made by TopicLog, which owns `sync` and outlives it."""
 
@@ -342,12 +352,12 @@ cdef class PartitionLog:
         return 0
 
     cdef int append(
-        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end, Guard guard
     ) except -1:
         """Append one encoded batch; `base_offset` and `end` (byte_pos behind it) are then its place.
 
-        The caller's buffer gets its header completed. Visible on return; `synced` says that the caller syncs
-        it at once, which this does not.
+        Raises what the `guard` raises where that is given and does not hold. The caller's buffer gets its
+        header completed. Visible on return; `synced` says that the caller syncs it at once: this does not.
         """
         if self.read_only:
             raise ReadOnlyError("the engine was opened with read_only=True")
@@ -359,7 +369,7 @@ cdef class PartitionLog:
                 size=length, limit=self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS,
             )
         self.hold_back()
-        self.append_locked(batch, length, synced, base_offset, end)
+        self.append_locked(batch, length, synced, base_offset, end, guard)
         self.appended_batches += 1
         self.appended_records += load32(batch + BH_RECORD_COUNT)
         self.appended_bytes += length
@@ -368,11 +378,16 @@ cdef class PartitionLog:
         return 0
 
     cdef int append_locked(
-        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
+        self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end, Guard guard
     ) except -1:
         cdef int result
+        if guard is not None:
+            guard.look()
         while True:
             self.take_lock()
+            if guard is not None and not self.guard_holds(guard):
+                guard.look()
+                continue
             if length >= PWRITE_FROM:
                 with nogil:
                     result = self.write(batch, length, synced, base_offset, end)
@@ -393,6 +408,16 @@ cdef class PartitionLog:
             if result != NEEDS_ROLL:
                 raise_os_error(result, self.directory)
             self.sync_to(SEALED_ONLY)          # two segments may not be unsynced at once
+
+    cdef bint guard_holds(self, Guard guard) except -1:
+        """Whether the guard holds; where it does not the append lock is let go of."""
+        cdef bint held = False
+        try:
+            held = guard.holds(self)
+        finally:
+            if not held:
+                self.control.unlock(self.partition)
+        return held
 
     cdef int hold_back(self) except -1:
         """Wait for a sync where too much, or something too old, is not on disk yet ("interval")."""
@@ -449,7 +474,7 @@ cdef class PartitionLog:
         store32(mark + BH_ATTRIBUTES, <uint32_t> ATTR_MARK)
         storei64(mark + BH_BASE_TIMESTAMP, clock_ns(CLOCK_REALTIME))
         store64(mark + BH_BODY_CHECKSUM, xxh3(mark, 0))
-        self.append_locked(mark, BATCH_HEADER_BYTES, True, &offset, &end)
+        self.append_locked(mark, BATCH_HEADER_BYTES, True, &offset, &end, None)
         self.sync_to(end)
 
     # ---- rolling --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.offsets cimport OffsetTable
-from logcore.partition_log cimport PartitionLog
+from logcore.partition_log cimport Guard, PartitionLog
 
 cdef class AppendPart:                       # one batch for one partition
     cdef PartitionLog log
@@ -15,7 +15,9 @@ cdef class AppendPart:                       # one batch for one partition
     cdef readonly long long base_offset      # once it is committed
     cdef uint64_t start                      # byte_pos at which it goes
     cdef uint64_t position                   # the same in the active segment
+    cdef Guard guard                         # None: appended whatever is there
 
+    cdef bint holds(self) except -1          # the append lock is held; False: look outside once more
     cdef int make_room(self) except? -1      # 0, NEEDS_ROLL, or an errno; the append lock is held
     cdef int seal(self) except -1
     cdef int apply(self) noexcept            # 0 or an errno; the append lock is released

@@ -22,7 +22,14 @@ class AppendPart:
     partition: int
     records: int
     base_offset: int
-    def __init__(self, log: TopicLog, partition: int, builder: BatchBuilder, transaction: bytes) -> None: ...
+    def __init__(
+        self,
+        log: TopicLog,
+        partition: int,
+        builder: BatchBuilder,
+        transaction: bytes,
+        guard: dict[bytes, int] | None = None,
+    ) -> None: ...
     def describe(self) -> dict[str, Any]: ...
 
 @final

@@ -18,6 +18,7 @@ from logcore.control cimport PARTITION_UNRECOVERED, atomic_loadi64
 from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
 from logcore.hashing cimport xxh3
+from logcore.key_index cimport guard_of
 from logcore.offset_copies cimport offset_copy_t
 from logcore.offsets cimport OffsetTable
 from logcore.partition_log cimport PartitionLog
@@ -53,11 +54,16 @@ cdef class AppendPart:
         RecordTooLargeError: they do not fit a segment.
     """
 
-    def __init__(self, TopicLog log, partition: int, BatchBuilder builder, transaction: bytes):
+    def __init__(
+        self, TopicLog log, partition: int, BatchBuilder builder, transaction: bytes,
+        guard: dict | None = None,
+    ):
         cdef uint32_t length = 0
         cdef uint8_t* finished
         self.log = log.log(log.check_partition(partition))
         self.topic, self.partition, self.records = log.name, partition, builder.record_count
+        if guard:
+            self.guard = guard_of(log.key_index(partition), None, guard)
         finished = builder.finish(log.codec, COMPRESSION_LEVEL, 0, 0, False, &length)
         self.batch = with_transaction(finished, length, transaction)
         room = <int64_t> self.log.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS
@@ -67,6 +73,9 @@ cdef class AppendPart:
                 f"a transaction appends {size} bytes to {self.topic}-{partition}: they go in as one batch, "
                 f"and a segment has room for {room} (segment_bytes)", size=size, limit=room,
             )
+
+    cdef bint holds(self) except -1:
+        return self.guard is None or self.guard.holds(self.log)
 
     cdef int make_room(self) except? -1:
         cdef uint64_t behind
@@ -159,6 +168,7 @@ def commit_parts(
 
     Raises:
         FencedError: an offset belongs to a newer generation; nothing was done.
+        VersionConflictError: the guard of a part does not hold; nothing was done.
         LockTimeoutError, DiskFullError, OSError: nothing was done.
         DurabilityError: committed, but a part could not be written: who uses its partition next writes it.
     """
@@ -172,6 +182,9 @@ def commit_parts(
     for part in appends:
         part.log.hold_back()
     try:
+        for part in appends:
+            if part.guard is not None:
+                part.guard.look()
         lock_appends(appends, locked)
         failpoint("transaction.locked")
         for offset in offsets:
@@ -248,7 +261,15 @@ cdef int lock_appends(list appends, list locked) except -1:
             if result:
                 raise_os_error(result, part.log.directory)
         if blocked is None:
-            return 0
+            for part in appends:
+                if not part.holds():
+                    blocked = part
+                    break
+            else:
+                return 0
+            unlock_all(locked, [])
+            blocked.guard.look()
+            continue
         unlock_all(locked, [])
         blocked.log.sync_to(SEALED_ONLY)     # two segments may not be unsynced at once
 
@@ -368,7 +389,7 @@ def append_again(TopicLog topic, partition: int, batch: bytes) -> int:
     cdef bytearray copy = bytearray(batch)
     cdef int64_t base = 0
     cdef uint64_t end = 0
-    log.append(<uint8_t*> <char*> copy, <uint32_t> len(copy), True, &base, &end)
+    log.append(<uint8_t*> <char*> copy, <uint32_t> len(copy), True, &base, &end, None)
     return base
 
 

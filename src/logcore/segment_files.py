@@ -49,6 +49,12 @@ def segment_file_name(base_offset: int, named_epoch: int = 0) -> str:
     return f"{base_offset:020d}-{named_epoch}.log" if named_epoch else f"{base_offset:020d}.log"
 
 
+def caches_of(segment_path: str) -> tuple[str, ...]:
+    """Paths of the files that are made from a segment and go with it: they may be missing."""
+    stem = segment_path.removesuffix(".log")
+    return f"{stem}.index", f"{stem}.keys"
+
+
 def list_segments(directory: str) -> list[SegmentFile]:
     """All segment files of a partition directory, in log order; unfinished and foreign files are left out.
 

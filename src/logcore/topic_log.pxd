@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport ControlFile
-from logcore.partition_log cimport PartitionLog
+from logcore.partition_log cimport Guard, PartitionLog
 from logcore.processes cimport Registry
 from logcore.record_ids cimport RecordId, RecordIds
 from logcore.service cimport Service
@@ -31,6 +31,7 @@ cdef class TopicLog:
     cdef bint served                         # the service holds sync_state
     cdef list logs                           # PartitionLog, None where not opened yet
     cdef list spare_builders
+    cdef dict key_indexes                    # partition -> KeyIndex, opened on demand
     cdef readonly str name
     cdef readonly str directory
     cdef readonly bytes uuid
@@ -54,17 +55,18 @@ cdef class TopicLog:
     ) except -1
     cdef int64_t batch_budget(self) noexcept nogil           # a builder that reaches it is flushed
     cdef RecordId append_one(
-        self, object value, object key, object partition, object headers, object timestamp, object durability
+        self, object value, object key, object partition, object headers, object timestamp, object durability,
+        object guard
     )
     cdef int append_builder(
         self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch,
-        bint has_producer, int durability, int64_t* base_offset,
+        bint has_producer, int durability, int64_t* base_offset, Guard guard,
     ) except -1
     # one batch; the builder keeps its records where this raises, and is reset where it returns
     cdef RecordId append_built(
         self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
         Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
-        int policy,
+        int policy, Guard guard,
     )
     cdef int detach(self, bint shared) except -1             # shared: other threads may be in a call of ours
     cdef PartitionLog log_even_closed(self, int partition)

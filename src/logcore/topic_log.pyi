@@ -1,8 +1,10 @@
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import disjoint_base
 
 from logcore.batch import RecordId
+from logcore.key_index import KeyIndex
 from logcore.partition_log import PartitionLog
 from logcore.processes import Registry
 from logcore.reader import PartitionReader
@@ -54,7 +56,9 @@ class TopicLog:
         timestamps: object = None,
         headers: object = None,
         durability: str | None = None,
+        guard: object = None,
     ) -> RecordIds: ...
+    def key_index(self, partition: int) -> KeyIndex: ...
     def reader(self, partition: int, offset: int, *, synced_only: bool = False) -> PartitionReader: ...
     def log_start_offset(self, partition: int) -> int: ...
     def log_end_offset(self, partition: int) -> int: ...
@@ -96,4 +100,5 @@ class LogDirectory:
         headers: object = None,
         timestamp: int | None = None,
         durability: str | None = None,
+        guard: int | Mapping[bytes, int] | None = None,
     ) -> RecordId: ...

@@ -21,8 +21,9 @@ from logcore.control cimport (
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
 from logcore.inputs cimport NULL_LENGTH, item_bytes
+from logcore.key_index cimport KeyIndex, guard_of
 from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_RDONLY, close, open as open_file
-from logcore.partition_log cimport PartitionLog
+from logcore.partition_log cimport Guard, PartitionLog
 from logcore.processes cimport Registry, fork_count
 from logcore.reader cimport PartitionReader
 from logcore.record_headers cimport encode_headers
@@ -94,6 +95,7 @@ cdef class TopicLog:
         self.max_unsynced_bytes = max_unsynced_bytes if self.durability == DURABILITY_INTERVAL else 0
         self.lock_timeout_ns = <int64_t> (lock_timeout * 1e9)
         self.logs = [None] * partitions
+        self.key_indexes = {}
         self.spare_builders = []
         self.control = ControlFile(directory, registry, uuid, partitions, read_only=read_only)
         self.generation = atomic_load32(&self.control.header.config_generation)
@@ -138,6 +140,8 @@ cdef class TopicLog:
         if self.closed:
             return
         self.closed = True
+        for index in list(self.key_indexes.values()):
+            index.close()
         try:
             if not self.read_only and not self.control.header.deleted:
                 self.sync()
@@ -227,7 +231,8 @@ cdef class TopicLog:
     # ---- appending ------------------------------------------------------------------------------------
 
     cdef RecordId append_one(
-        self, object value, object key, object partition, object headers, object timestamp, object durability
+        self, object value, object key, object partition, object headers, object timestamp, object durability,
+        object guard
     ):
         cdef const uint8_t* key_data = NULL
         cdef const uint8_t* value_data = NULL
@@ -243,6 +248,7 @@ cdef class TopicLog:
         cdef uint32_t length
         cdef int64_t stamp = STAMP_NOW if timestamp is None else check_timestamp(timestamp)
         cdef PartitionLog log
+        cdef Guard condition = None
         item_bytes(<PyObject*> value, &value_data, &value_bytes)
         if key is not None:
             item_bytes(<PyObject*> key, &key_data, &key_bytes)
@@ -259,10 +265,12 @@ cdef class TopicLog:
         else:
             where = self.turn() if key_data is NULL else self.partition_of(key_data, key_bytes)
         log = self.log(where)
+        if guard is not None:
+            condition = guard_of(self.key_index(where), key, guard)
         if self.codec != CODEC_NONE:
             return self.append_built(
                 where, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes,
-                stamp, policy
+                stamp, policy, condition
             )
         length = single_bytes(key_data is not NULL, key_bytes, value_bytes, headers_bytes)
         if length > STACK_BATCH:
@@ -273,7 +281,7 @@ cdef class TopicLog:
             encode_single(
                 batch, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp
             )
-            log.append(batch, length, policy == DURABILITY_SYNC, &offset, &end)
+            log.append(batch, length, policy == DURABILITY_SYNC, &offset, &end, condition)
         finally:
             if batch is not stack:
                 free(batch)
@@ -284,18 +292,18 @@ cdef class TopicLog:
     cdef RecordId append_built(
         self, int partition, const uint8_t* key, Py_ssize_t key_bytes, const uint8_t* value,
         Py_ssize_t value_bytes, const uint8_t* headers, Py_ssize_t headers_bytes, int64_t timestamp,
-        int policy,
+        int policy, Guard guard,
     ):
         cdef BatchBuilder builder = self.take_builder()
         cdef int64_t offset = -1
         builder.add(key, key_bytes, value, value_bytes, headers, headers_bytes, timestamp, -1)
-        self.append_builder(builder, partition, 0, 0, False, policy, &offset)
+        self.append_builder(builder, partition, 0, 0, False, policy, &offset, guard)
         self.give_builder(builder)
         return new_record_id(self.name, partition, offset)
 
     cdef int append_builder(
         self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch,
-        bint has_producer, int durability, int64_t* base_offset,
+        bint has_producer, int durability, int64_t* base_offset, Guard guard,
     ) except -1:
         cdef uint32_t length
         cdef uint64_t end = 0
@@ -303,7 +311,7 @@ cdef class TopicLog:
         cdef uint8_t* batch = builder.finish(
             self.codec, COMPRESSION_LEVEL, producer_id, producer_epoch, has_producer, &length
         )
-        log.append(batch, length, durability == DURABILITY_SYNC, base_offset, &end)
+        log.append(batch, length, durability == DURABILITY_SYNC, base_offset, &end, guard)
         builder.reset()
         if durability == DURABILITY_SYNC:
             log.sync_to(end)
@@ -323,7 +331,7 @@ cdef class TopicLog:
 
     def append_many(
         self, values: object, keys: object = None, *, partition=None, timestamps: object = None,
-        headers: object = None, durability: str | None = None,
+        headers: object = None, durability: str | None = None, guard: object = None,
     ) -> RecordIds:
         """Append many values, with as many keys, timestamps or headers if given.
 
@@ -332,15 +340,20 @@ cdef class TopicLog:
                 (offsets, bytes) of numpy arrays, or a 2-D array of bytes with a record a row.
             timestamps: ns since 1970, one for each record.
             headers: one for each record, as append() takes them.
+            guard: key -> offset of its last record, -1 where it has none. All records are then one batch in
+                one partition, appended only while that holds.
 
         Batches are atomic one by one. Returns a list-like of RecordId in the order of the values.
 
         Raises:
             PartialAppendError: a later batch failed; `appended` has what is in.
+            VersionConflictError: the guard does not hold; nothing was appended.
             RecordTooLargeError, TypeError, ValueError: nothing was appended.
         """
         from logcore.bulk_append import BulkAppend
         bulk = BulkAppend(self, values, keys, timestamps, headers)
+        if guard is not None:
+            return bulk.run_guarded(partition, durability, guard)
         return bulk.run(partition, durability)
 
     # ---- reading and the rest -------------------------------------------------------------------------
@@ -348,6 +361,15 @@ cdef class TopicLog:
     def reader(self, partition, offset: int, *, synced_only: bool = False) -> PartitionReader:
         """A reader of one partition from `offset` on. Raises OffsetOutOfRangeError."""
         return PartitionReader(self.log(self.check_partition(partition)), self, offset, synced_only)
+
+    def key_index(self, partition) -> KeyIndex:
+        """Where the records of each key stand in a partition."""
+        cdef int where = self.check_partition(partition)
+        found = self.key_indexes.get(where)
+        if found is None:
+            # a thread may have been quicker: all of them use the one that it made
+            found = self.key_indexes.setdefault(where, KeyIndex(self.log(where)))
+        return found
 
     def log_start_offset(self, partition) -> int:
         """The first offset that can be read."""
@@ -536,7 +558,7 @@ cdef class LogDirectory:
 
     def append(
         self, topic: str, value: bytes | None, key: bytes | None = None, *, partition=None,
-        headers: object = None, timestamp=None, durability: str | None = None,
+        headers: object = None, timestamp=None, durability: str | None = None, guard=None,
     ) -> RecordId:
         """Append one record, visible to all processes on return; returns its RecordId.
 
@@ -546,9 +568,12 @@ cdef class LogDirectory:
             headers: dict or pairs of (str, bytes | None); order and duplicates are kept.
             timestamp: ns since 1970, stored as given; now where left out.
             durability: "os", "interval" or "sync"; the topic's where left out.
+            guard: the offset of the last record of `key` in the partition, -1 where it has none; or such
+                offsets by key. The record is appended only while that holds, in whatever process.
 
         Raises:
+            VersionConflictError: the guard does not hold; nothing was appended.
             UnknownTopicError, TypeError, ConfigError, RecordTooLargeError, DiskFullError, LockTimeoutError,
             DurabilityError, ReadOnlyError, ClosedError.
         """
-        return self.topic_log(topic).append_one(value, key, partition, headers, timestamp, durability)
+        return self.topic_log(topic).append_one(value, key, partition, headers, timestamp, durability, guard)

@@ -58,12 +58,15 @@ Capability = Literal[
     "clean",  # engine.clean, and cleaning in the background
     "transactions",  # engine.transaction
     "queues",  # engine.queue
-    "event_store",  # engine.event_store, and append with a guard
+    "keys",  # engine.read_key, and appends with a guard
+    "event_store",  # engine.event_store
 ]
 
 Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
 Columns = tuple[Any, Any]
 """(offsets int32[n+1], bytes): numpy arrays or anything with the buffer protocol."""
+Guard = int | Mapping[bytes, int]
+"""The offset of the last record of a key, -1 where it has none: of the record's own, or of each key."""
 Values = Sequence[bytes | None] | Columns | Any
 """A list, a pair of columns, or an Arrow array of binary."""
 Topics = str | re.Pattern[str] | Iterable[str | re.Pattern[str]]
@@ -277,8 +280,9 @@ class Engine(Protocol):
         headers: Headers | None = None,
         timestamp: int | None = None,
         durability: Durability | None = None,
+        guard: Guard | None = None,
     ) -> RecordId:
-        """Append one record; visible on return."""
+        """Append one record; visible on return. With a guard only while that holds: VersionConflictError."""
 
     def append_many(
         self,
@@ -290,8 +294,9 @@ class Engine(Protocol):
         timestamps: Any = None,
         headers: Sequence[Headers | None] | None = None,
         durability: Durability | None = None,
+        guard: Mapping[bytes, int] | None = None,
     ) -> Sequence[RecordId]:
-        """Append many records; each batch of them is all or nothing."""
+        """Append many records; each batch of them is all or nothing. With a guard they are one batch."""
 
     def read(
         self,
@@ -305,6 +310,19 @@ class Engine(Protocol):
 
     def copy_topic(self, source: str, destination: str, partitions: int | None = None) -> CopyReport:
         """Copy a topic into another one, resumably: see the capability "producer_resume"."""
+
+    def read_key(
+        self,
+        topic: str,
+        key: bytes,
+        *,
+        partition: int | None = None,
+        first: int = 0,
+        behind: int | None = None,
+        most: int | None = None,
+        backward: bool = False,
+    ) -> list[Record]:
+        """Return the records of one key, oldest or newest first: see the capability "keys"."""
 
     def producer(
         self,

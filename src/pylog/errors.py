@@ -24,6 +24,7 @@ from logcore.errors import (
     RecordTooLargeError,
     UnknownTopicError,
     UnsupportedError,
+    VersionConflictError,
 )
 
 __all__ = [
@@ -114,18 +115,6 @@ class LeaseLostError(FencedError):
         self.topic = topic
         self.partition = partition
         self.offset = offset
-
-
-class VersionConflictError(PylogError):
-    """Somebody else appended to the stream first: load it again, decide again."""
-
-    retriable = True
-
-    def __init__(self, message: str, *, stream: str = "", expected: int = -1, actual: int = -1) -> None:
-        super().__init__(message)
-        self.stream = stream
-        self.expected = expected
-        self.actual = actual
 
 
 class NoRespondersError(PylogError):

@@ -212,6 +212,24 @@ def an_older_holder_of_a_producer_id_is_fenced(trial: Trial) -> None:
     assert refused == "FencedError", "I12: two hold one producer id"
 
 
+def of_two_who_claim_a_key_one_wins(trial: Trial) -> None:
+    slow, quick = trial.stage.process("slow"), trial.stage.process("quick")
+    slow.do("append")
+    trial.points.arm("guard.looked", STOP, pid=slow.child.pid)
+    slow.tell("claim", key="k")
+    assert slow.child.wait_stopped_or_ended()
+    quick.do("claim", key="k")
+    slow.child.signal(signal.SIGCONT)
+    refused = None
+    try:
+        slow.answer()
+    except Refused as error:
+        refused = error.kind
+    slow.close()
+    quick.close()
+    assert refused == "VersionConflictError", "two were first"
+
+
 Check = Callable[[Trial], None]
 CHECKS: dict[str, tuple[Check, str]] = {
     "ack_before_sync": (synced_appends_survive_a_power_cut, "I1"),
@@ -225,6 +243,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "retry_failed_sync": (a_failed_sync_is_an_error, "called good"),
     "poison_forgotten": (a_failed_sync_stops_every_process, "was taken"),
     "commit_not_fenced": (a_generation_that_is_over_commits_nothing, "I12"),
+    "guard_trusts_the_past": (of_two_who_claim_a_key_one_wins, "two were first"),
     "producer_not_fenced": (an_older_holder_of_a_producer_id_is_fenced, "I12"),
 }
 

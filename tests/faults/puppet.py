@@ -143,6 +143,11 @@ class Strings:
         self.writer.append(p, n, size, durability)
         return f"{self.journal.writer}-{self.writer.life}-{self.writer.batches}"
 
+    def claim(self, key: str) -> int:
+        """Append the first record of a key, while there is none; return its offset."""
+        offset: int = self.engine.append(TOPIC, b"claimed", key.encode(), guard=-1).offset
+        return offset
+
     def sync(self) -> None:
         self.engine.sync(TOPIC)
 

@@ -31,7 +31,7 @@ def tour(
     fault: tuple[str, int, int] | None = None,
     poison: bool = True,
 ) -> None:
-    """Open, append by both ways, roll, sync, produce, commit, transact, delete; `poison`: fail a sync, cut.
+    """Open, append by all ways, roll, sync, produce, commit, transact, delete; `poison`: fail a sync, cut.
 
     Meets the `fault`, a point with what it does at which hit of this process, wherever on the way that is.
     """
@@ -52,6 +52,7 @@ def tour(
         fill_segments(writer, "os")
         consume(engine, said)
         transact(engine, said)
+        writer.append(0, 1, 60, guard=-1)
         engine.sync(TOPIC)
         delete_head(engine, said)
         if poison:

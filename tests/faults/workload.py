@@ -39,12 +39,14 @@ class Writer:
         if self.batches % 7 == 0:
             self.say_synced(partition)
 
-    def append(self, partition: int, count: int, size: int, durability: str | None = None) -> None:
+    def append(
+        self, partition: int, count: int, size: int, durability: str | None = None, **guard: int
+    ) -> None:
         self.batches += 1
         batch = f"{self.journal.writer}-{self.life}-{self.batches}"
         values = [value_of(batch, i, count, size) for i in range(count)]
         key = batch.encode()
-        options: Any = {"partition": partition, "durability": durability}
+        options: Any = {"partition": partition, "durability": durability, **guard}
         self.journal.say("intent", batch=batch, p=partition, n=count)
         if count == 1:
             place = self.engine.append(TOPIC, values[0], key, **options)

@@ -74,7 +74,8 @@ def repair(target: Target, findings: list[Finding], out: Output, *, execute: boo
 def make_plans(target: Target, findings: list[Finding]) -> list[Plan]:
     """Return what can be done about the findings, file by file."""
     paths = dict.fromkeys(Path(f.path) for f in findings if f.kind in ("corrupt", "damaged"))
-    plans = [Plan(path, ["move aside; it is rebuilt"], []) for path in paths if path.suffix == ".index"]
+    caches = [path for path in paths if path.suffix in (".index", ".keys")]
+    plans = [Plan(path, ["move aside; it is rebuilt"], []) for path in caches]
     for path in paths:
         if path.suffix == ".log":
             plan = plan_segment(path, neighbours(target, path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +104,7 @@ def check_segment(path: Path) -> SegmentReport:
         return report
     report.next_offset, report.mark = report.header.base_offset, report.header.synced_offset
     index = read_index(path, report)
+    check_keys(path, report)
     for entry, data in settled_entries(path):
         if isinstance(entry, ScannedBatch):
             check_batch(entry, data, report, index)
@@ -321,13 +323,27 @@ def check_footer(footer: ScannedFooter, data: bytes, report: SegmentReport) -> N
 
 def read_index(path: Path, report: SegmentReport) -> Index:
     """Return {position: (offset delta, largest timestamp before)} of the index, {} where there is none."""
+    data = cached(path.with_suffix(".index"), b"pylogidx", report)
+    return {position: (delta, newest) for delta, position, newest in struct.iter_unpack("<IIq", data)}
+
+
+def check_keys(path: Path, report: SegmentReport) -> None:
+    """Check the index of keys, where there is one: sorted, and no entry twice."""
+    keys = path.with_suffix(".keys")
+    data = cached(keys, b"pylogkey", report)
+    entries = [(hashed, delta) for hashed, delta, _ in struct.iter_unpack("<QII", data)]
+    if any(a >= b for a, b in pairwise(entries)):
+        report.findings.append(Finding("damaged", str(keys), "its entries are not in order: rebuildable"))
+
+
+def cached(path: Path, magic: bytes, report: SegmentReport) -> bytes:
+    """Return the entries of a file that is made from the segment, none where it is not there or damaged."""
     header = report.header
-    index = path.with_suffix(".index")
-    if header is None or index.is_symlink() or not index.is_file():
-        return {}
-    data = index.read_bytes()
+    if header is None or path.is_symlink() or not path.is_file():
+        return b""
+    data = path.read_bytes()
     reason = ""
-    if len(data) < 64 or data[:8] != b"pylogidx" or struct.unpack_from("<I", data, 8)[0] != 1:
+    if len(data) < 64 or data[:8] != magic or struct.unpack_from("<I", data, 8)[0] != 1:
         reason = "no index stands here"
     else:
         count, salt, checksum = struct.unpack_from("<IQQ", data, 12)
@@ -338,6 +354,6 @@ def read_index(path: Path, report: SegmentReport) -> Index:
         elif len(data) != 64 + 16 * count or xxh3_64(data[64:]) != checksum:
             reason = "the index does not match its checksum"
     if reason:
-        report.findings.append(Finding("damaged", str(index), f"{reason}: rebuildable"))
-        return {}
-    return {position: (delta, newest) for delta, position, newest in struct.iter_unpack("<IIq", data[64:])}
+        report.findings.append(Finding("damaged", str(path), f"{reason}: rebuildable"))
+        return b""
+    return data[64:]

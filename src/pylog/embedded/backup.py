@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from logcore.offsets import OffsetTable
 from logcore.processes import Registry
 from logcore.scan import ScannedBatch, SegmentScan
-from logcore.segment_files import SegmentFile, list_segments
+from logcore.segment_files import SegmentFile, caches_of, list_segments
 from logcore.whole_files import clear_error, locked_directory
 from pylog.errors import ConfigError, UnknownTopicError
 from pylog.records import TopicDescription, TopicPartition
@@ -151,20 +151,22 @@ def _wanted(source: Path, end: int) -> list[tuple[SegmentFile, bool]]:
 
 
 def _link(segment: SegmentFile, target: Path, report: BackupReport) -> None:
-    """Take a sealed segment and its index as they are."""
-    path = Path(segment.path)
-    for file in (path, path.with_suffix(".index")):
-        try:
-            os.link(file, target / file.name, follow_symlinks=False)
-            report.linked_bytes += file.stat().st_size
-        except FileNotFoundError:
-            if file is path:
-                raise
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            shutil.copyfile(file, target / file.name, follow_symlinks=False)
-            report.copied_bytes += file.stat().st_size
+    """Take a sealed segment as it is, and its indexes where there are any."""
+    _link_file(Path(segment.path), target, report)
+    for cache in caches_of(segment.path):
+        with suppress(FileNotFoundError):
+            _link_file(Path(cache), target, report)
+
+
+def _link_file(file: Path, target: Path, report: BackupReport) -> None:
+    try:
+        os.link(file, target / file.name, follow_symlinks=False)
+        report.linked_bytes += file.stat().st_size
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(file, target / file.name, follow_symlinks=False)
+        report.copied_bytes += file.stat().st_size
 
 
 def _copy_up_to(segment: SegmentFile, target: Path, end: int, report: BackupReport) -> None:

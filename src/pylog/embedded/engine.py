@@ -7,9 +7,10 @@ that the engine may do it before it changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
+from logcore.segment_files import LARGEST_OFFSET
 from logcore.topic_log import TopicLog
 from pylog.config import (
     Durability,
@@ -57,6 +58,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "backup",
         "group_administration",
         "transactions",
+        "keys",
     }
 )
 
@@ -84,6 +86,7 @@ class EmbeddedEngine(AdministeredDirectory):
         timestamps: Any = None,
         headers: Sequence[Headers | None] | None = None,
         durability: Durability | None = None,
+        guard: Mapping[bytes, int] | None = None,
     ) -> Sequence[RecordId]:
         """Append many records by one native call; visible on return.
 
@@ -96,18 +99,27 @@ class EmbeddedEngine(AdministeredDirectory):
             timestamps: A list of ns since 1970; now where left out.
             headers: A list with the headers of each.
             durability: "os", "interval" or "sync"; the topic's where left out.
+            guard: For each of some keys the offset of its last record in the partition, -1 where it has none.
+                All records are then one batch in one partition, appended only while that holds.
 
         Returns:
             A sequence of RecordId in the order of the values.
 
         Raises:
             PartialAppendError: a later batch failed; `appended` has what is in.
+            VersionConflictError: the guard does not hold: `actual` is the offset of that key's last record.
             UnknownTopicError, TypeError, ValueError, RecordTooLargeError, DiskFullError, LockTimeoutError,
             DurabilityError, ReadOnlyError, ClosedError: nothing was appended.
         """
         log: TopicLog = self._topic(topic)
         found: Sequence[RecordId] = log.append_many(
-            values, keys, partition=partition, timestamps=timestamps, headers=headers, durability=durability
+            values,
+            keys,
+            partition=partition,
+            timestamps=timestamps,
+            headers=headers,
+            durability=durability,
+            guard=guard,
         )
         return found
 
@@ -153,6 +165,45 @@ class EmbeddedEngine(AdministeredDirectory):
 
         self._writable("copy topics")
         return copy_topic(self, source, destination, partitions)
+
+    def read_key(
+        self,
+        topic: str,
+        key: bytes,
+        *,
+        partition: int | None = None,
+        first: int = 0,
+        behind: int | None = None,
+        most: int | None = None,
+        backward: bool = False,
+    ) -> list[Record]:
+        """Return the records of one key in one partition, without reading those of other keys.
+
+        Args:
+            partition: Left out: the one that the key chooses.
+            first: The least offset.
+            behind: The offset before which it ends; left out, the log end offset.
+            most: How many records at most.
+            backward: Newest first.
+
+        Raises:
+            UnknownTopicError, TypeError, ConfigError, ClosedError
+            CorruptionError: damage may hide one of them.
+        """
+        if not isinstance(key, bytes):
+            raise TypeError(f"a key is bytes, not {type(key).__name__}")
+        log = self._log(topic)
+        index = log.key_index(log.partition_for(key) if partition is None else partition)
+        for name, bound in (("first", first), ("behind", behind), ("most", most)):
+            if bound is not None:
+                check_count(bound, name, 0, LARGEST_OFFSET)
+        return index.find(
+            key,
+            first,
+            LARGEST_OFFSET if behind is None else behind,
+            most=-1 if most is None else most,
+            backward=backward,
+        )
 
     def producer(
         self,

@@ -47,7 +47,7 @@ from pylog.records import OffsetAndMetadata, RecordId, TopicPartition
 if TYPE_CHECKING:
     from pylog.embedded.engine import EmbeddedEngine
     from pylog.embedded.opened import OpenDirectory
-    from pylog.engine import Headers
+    from pylog.engine import Guard, Headers
 
 logger = logging.getLogger("pylog")
 
@@ -78,6 +78,7 @@ class Transaction:
         self._turns: dict[str, int] = {}
         self._appended: list[_Pending] = []
         self._offsets: dict[tuple[str, str, int], OffsetPart] = {}
+        self._guards: dict[TopicPartition, dict[bytes, int]] = {}
         self._thread = threading.get_ident()
         self._ended = False
         self.transaction_id = os.urandom(16)
@@ -99,8 +100,12 @@ class Transaction:
         partition: int | None = None,
         headers: Headers | None = None,
         timestamp: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Append one record when the transaction commits.
+
+        Args:
+            guard: As of engine.append: the transaction commits only while it holds.
 
         Raises:
             UnknownTopicError, TypeError, ConfigError
@@ -121,6 +126,8 @@ class Transaction:
         self._builders[place] = builder
         self._bytes += builder.body_bytes - before
         self._appended.append(_Pending(place, builder.record_count - 1))
+        if guard is not None:
+            self._guards.setdefault(place, {}).update(_guards_of(key, guard))
         if self._bytes > self._most_bytes:
             self._ended = True
             raise RecordTooLargeError(
@@ -188,6 +195,7 @@ class Transaction:
 
         Raises:
             IllegalGenerationError: an offset is another member's; nothing was done.
+            VersionConflictError: a guard does not hold; nothing was done.
             LockTimeoutError, DiskFullError, RecordTooLargeError, ClosedError: nothing was done.
             DurabilityError: committed, but not surely on disk.
         """
@@ -198,7 +206,9 @@ class Transaction:
         engine = self._engine
         engine._writable("commit transactions")
         appends = {
-            place: AppendPart(self._log(place.topic), place.partition, builder, self.transaction_id)
+            place: AppendPart(
+                self._log(place.topic), place.partition, builder, self.transaction_id, self._guards.get(place)
+            )
             for place, builder in self._builders.items()
         }
         durability = self._durability()
@@ -259,6 +269,14 @@ class Transaction:
             self.commit()
         else:
             self.abort()
+
+
+def _guards_of(key: bytes | None, guard: Guard) -> Mapping[bytes, int]:
+    if isinstance(guard, Mapping):
+        return guard
+    if key is None:
+        raise ConfigError("a guard that is an offset needs a key")
+    return {key: guard}
 
 
 class Unsettled(NamedTuple):

@@ -10,10 +10,10 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, get_args
 
 from confluent_kafka.admin import AdminClient
 
@@ -31,6 +31,7 @@ from pylog.config import (
 )
 from pylog.engine import (
     Capability,
+    Guard,
     Headers,
     OnAssign,
     OnDelivery,
@@ -183,16 +184,18 @@ class KafkaEngine(LackingEngine):
         headers: Headers | None = None,
         timestamp: int | None = None,
         durability: Durability | None = None,
+        guard: Guard | None = None,
     ) -> RecordId:
         """Append one record: acknowledged by all in-sync replicas, and visible, on return.
 
         Raises:
-            UnsupportedError: durability=, or a timestamp that is not in whole milliseconds.
+            UnsupportedError: durability=, guard=, or a timestamp that is not in whole milliseconds.
             RequestTimeoutError: no acknowledgement came in time; the record may be in or not.
             UnknownTopicError, TypeError, ConfigError, RecordTooLargeError, ClosedError: nothing was appended.
         """
         self._check()
         refuse_durability(durability)
+        refuse_guard(guard)
         return self._appender.append(topic, value, key, partition, headers, timestamp)
 
     def append_many(
@@ -205,6 +208,7 @@ class KafkaEngine(LackingEngine):
         timestamps: Any = None,
         headers: Sequence[Headers | None] | None = None,
         durability: Durability | None = None,
+        guard: Mapping[bytes, int] | None = None,
     ) -> Sequence[RecordId]:
         """Append many records; visible on return. Kafka makes the batches; each is all or nothing.
 
@@ -214,6 +218,7 @@ class KafkaEngine(LackingEngine):
         """
         self._check()
         refuse_durability(durability)
+        refuse_guard(guard)
         return self._appender.append_many(topic, values, keys, partition, timestamps, headers)
 
     def read(
@@ -236,6 +241,10 @@ class KafkaEngine(LackingEngine):
         self._check()
         refuse_synced(isolation)
         return read_to_end(self, topic, partition, offset)
+
+    def read_key(self, topic: str, key: bytes, **options: Any) -> NoReturn:
+        """Raise UnsupportedError: Kafka has no index of keys."""
+        raise UnsupportedError("Kafka has no index of keys: see engine.capabilities")
 
     def producer(
         self,
@@ -418,6 +427,12 @@ def refuse_durability(durability: Durability | None) -> None:
     if durability is not None:
         check_choice(durability, "durability", get_args(Durability))
         raise UnsupportedError("on Kafka an append always waits for all in-sync replicas: no durability=")
+
+
+def refuse_guard(guard: object) -> None:
+    """Refuse a guard: no broker compares before it appends."""
+    if guard is not None:
+        raise UnsupportedError("Kafka has no guarded append: see engine.capabilities")
 
 
 def refuse_synced(isolation: Isolation) -> None:
