@@ -114,6 +114,16 @@ class FencedError(PylogError):
     """Somebody newer holds what this object was holding."""
 
 
+class LeaseLostError(FencedError):
+    """The delivery was given to somebody else, or finished, before this call."""
+
+    def __init__(self, message: str, *, topic: str = "", partition: int = -1, offset: int = -1) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
 class ReadOnlyError(PylogError):
     """A write through an engine that was opened with read_only=True."""
 

@@ -21,6 +21,7 @@ cdef class PartitionReader:
     cdef readonly int64_t rejected           # records that poll_matching() passed over
 
     cdef void limit(self, uint64_t* end, int64_t* next_offset) noexcept nogil
+    cdef bint stays_within(self, int64_t offset) except -1
     cdef int check_start(self) except -1
     cdef int locate(self, uint64_t end) except -1
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1

@@ -55,10 +55,23 @@ cdef class PartitionReader:
                 f"[{self.log.slot.log_start_offset}, {last}]",
                 offset=offset, log_start_offset=self.log.slot.log_start_offset, log_end_offset=last,
             )
+        self.batch = None
+        if self.segment is not None and self.stays_within(offset):
+            self.position = self.segment.position_of(offset, self.readable(end))
+            self.segment.verified_to = min(self.segment.verified_to, self.position)
+        else:
+            self.segment = None
         self.next_offset = offset
         self.epoch = self.log.slot.active_epoch
-        self.segment = None
-        self.batch = None
+
+    cdef bint stays_within(self, int64_t offset) except -1:
+        """Whether the segment that is mapped surely has the offset, so that no look at the files is needed."""
+        return (
+            self.epoch == self.log.slot.active_epoch
+            and self.rewrites == atomic_load32(&self.log.control.header.rewrites)
+            and self.segment.base_offset <= offset
+            and (offset < self.next_offset or self.segment.base_offset == self.log.slot.active_base_offset)
+        )
 
     cdef int check_start(self) except -1:
         """Raise OffsetOutOfRangeError where the records at the position were deleted."""

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from logcore.deliveries cimport DeliveryTable
 from logcore.offsets cimport OffsetTable
 from logcore.partition_log cimport Guard, PartitionLog
 
@@ -32,3 +33,12 @@ cdef class OffsetPart:                       # one committed offset
     cdef readonly unsigned int generation
     cdef readonly bytes metadata
     cdef uint64_t version                    # of what was committed before
+
+cdef class DeliveryPart:                     # records of a queue that are finished
+    cdef readonly DeliveryTable table
+    cdef readonly str queue
+    cdef list leases
+    cdef bint woken                          # once it is applied: somebody may wait for what it let go on
+
+    cdef int check(self) except -1           # under the table's lock; LeaseLostError where a lease is lost
+    cdef int apply(self) except -1

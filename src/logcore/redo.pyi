@@ -2,6 +2,7 @@ from struct import Struct
 from typing import Any, final
 
 from logcore.builder import BatchBuilder
+from logcore.deliveries import DeliveryTable, Lease
 from logcore.offsets import OffsetTable
 from logcore.partition_log import PartitionLog
 from logcore.topic_log import TopicLog
@@ -55,12 +56,21 @@ class OffsetPart:
     ) -> None: ...
     def describe(self) -> dict[str, Any]: ...
 
+@final
+class DeliveryPart:
+    table: DeliveryTable
+    queue: str
+    def __init__(self, table: DeliveryTable, queue: str, leases: list[Lease]) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+
+def order_of_delivery(part: DeliveryPart) -> str: ...
 def commit_parts(
     root: str,
     owner: tuple[int, int],
     transaction: bytes,
     appends: list[AppendPart],
     offsets: list[OffsetPart],
+    deliveries: list[DeliveryPart],
     durable: bool,
 ) -> str: ...
 def decode_record(content: bytes) -> tuple[dict[str, Any], bytes] | None: ...

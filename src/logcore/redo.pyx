@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from logcore.batch_header cimport seal_batch_header
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport PARTITION_UNRECOVERED, atomic_loadi64
+from logcore.deliveries cimport DeliveryTable, Lease
 from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
 from logcore.hashing cimport xxh3
@@ -29,7 +30,7 @@ import json
 import os
 import struct
 
-from logcore.errors import DurabilityError, RecordTooLargeError
+from logcore.errors import DurabilityError, LeaseLostError, RecordTooLargeError
 from logcore.partition_log import raise_os_error
 from logcore.scan import parse_segment_header
 from logcore.segment_files import segment_file_name
@@ -139,6 +140,42 @@ cdef class OffsetPart:
         }
 
 
+@cython.final
+cdef class DeliveryPart:
+    """Records of a queue's partition that a transaction finishes, each by the lease that has it in flight."""
+
+    def __init__(self, DeliveryTable table, queue: str, leases: list):
+        self.table, self.queue, self.leases = table, queue, leases
+
+    cdef int check(self) except -1:
+        cdef Lease lease
+        for lease in self.leases:
+            if self.table.held(lease) is NULL:
+                raise LeaseLostError(
+                    f"nothing was committed: queue {self.queue!r}: {self.table.topic.name}-"
+                    f"{self.table.partition} offset {lease.offset} is not in flight here any more",
+                    topic=self.table.topic.name, partition=self.table.partition, offset=lease.offset,
+                )
+        return 0
+
+    cdef int apply(self) except -1:
+        cdef Lease lease
+        for lease in self.leases:
+            # twice the same lease is once
+            if self.table.held(lease) is not NULL:
+                self.woken |= self.table.finish_lease(lease)
+                failpoint("transaction.delivery_finished")
+        return 0
+
+    def describe(self) -> dict:
+        """What the redo record says of it."""
+        cdef Lease lease
+        return {
+            "queue": self.queue, "topic": self.table.topic.name, "uuid": self.table.topic.uuid.hex(),
+            "partition": self.table.partition, "offsets": [lease.offset for lease in self.leases],
+        }
+
+
 cdef bytearray with_transaction(const uint8_t* batch, uint32_t length, bytes transaction):
     """The batch with the header block of a transaction put in; its body and the body's checksum stay."""
     cdef uint32_t attributes = load32(batch + BH_ATTRIBUTES) | ATTR_BLOCK_TRANSACTION
@@ -156,7 +193,7 @@ cdef bytearray with_transaction(const uint8_t* batch, uint32_t length, bytes tra
 # ---- committing ---------------------------------------------------------------------------------------
 
 def commit_parts(
-    root: str, owner: tuple, transaction: bytes, appends: list, offsets: list, durable: bool
+    root: str, owner: tuple, transaction: bytes, appends: list, offsets: list, deliveries: list, durable: bool
 ) -> str:
     """Commit; on return every part is visible, and the path of the redo record is returned.
 
@@ -169,16 +206,19 @@ def commit_parts(
     Raises:
         FencedError: an offset belongs to a newer generation; nothing was done.
         VersionConflictError: the guard of a part does not hold; nothing was done.
+        LeaseLostError: a record is not in flight here any more; nothing was done.
         LockTimeoutError, DiskFullError, OSError: nothing was done.
         DurabilityError: committed, but a part could not be written: who uses its partition next writes it.
     """
     cdef list locked = [], tables = []
     cdef AppendPart part
     cdef OffsetPart offset
+    cdef DeliveryPart delivery
     cdef OffsetTable table = None            # the last one that is locked
     cdef int error, failed = 0
     appends = sorted(appends, key=order_of_append)
     offsets = sorted(offsets, key=order_of_offset)
+    deliveries = sorted(deliveries, key=order_of_delivery)
     for part in appends:
         part.log.hold_back()
     try:
@@ -193,10 +233,14 @@ def commit_parts(
                 table = offset.table
                 tables.append(table)
             offset.version = version_under_lock(offset)
+        for delivery in deliveries:
+            delivery.table.lock()
+            tables.append(delivery.table)
+            delivery.check()
         for part in appends:
             part.seal()
         failpoint("transaction.sealed")
-        path = write_record(root, owner, transaction, appends, offsets, durable)
+        path = write_record(root, owner, transaction, appends, offsets, deliveries, durable)
     except BaseException:
         unlock_all(locked, tables)
         raise
@@ -214,8 +258,12 @@ def commit_parts(
         except Exception:
             failed = failed or 5
         failpoint("transaction.offset_stored")
-    for table in tables:
-        table.unlock()
+    for delivery in deliveries:
+        delivery.apply()
+    unlock_tables(tables)
+    for delivery in deliveries:
+        if delivery.woken:
+            delivery.table.log.control.ring()
     failpoint("transaction.applied")
     if failed:
         raise DurabilityError(
@@ -231,6 +279,10 @@ def order_of_append(AppendPart part) -> tuple:
 
 def order_of_offset(OffsetPart part) -> tuple:
     return part.table.path, part.partition
+
+
+def order_of_delivery(DeliveryPart part) -> str:
+    return part.table.path
 
 
 cdef uint64_t version_under_lock(OffsetPart part) except? 0:
@@ -276,17 +328,24 @@ cdef int lock_appends(list appends, list locked) except -1:
 
 cdef int unlock_all(list locked, list tables) except -1:
     cdef AppendPart part
-    cdef OffsetTable table
-    for table in tables:
-        table.unlock()
+    unlock_tables(tables)
     for part in locked:
         part.log.control.unlock(part.log.partition)
     locked.clear()
     return 0
 
 
+cdef int unlock_tables(list tables) except -1:
+    for table in tables:
+        if isinstance(table, OffsetTable):
+            (<OffsetTable> table).unlock()
+        else:
+            (<DeliveryTable> table).unlock()
+    return 0
+
+
 cdef str write_record(
-    str root, tuple owner, bytes transaction, list appends, list offsets, bint durable
+    str root, tuple owner, bytes transaction, list appends, list offsets, list deliveries, bint durable
 ):
     """Put the redo record in place: the commit point."""
     directory = f"{root}/{REDO_DIRECTORY}"
@@ -294,6 +353,7 @@ cdef str write_record(
     description = json.dumps({
         "transaction": transaction.hex(), "owner": list(owner), "durable": durable != 0,
         "appends": [part.describe() for part in appends], "offsets": [part.describe() for part in offsets],
+        "deliveries": [part.describe() for part in deliveries],
     }).encode()
     rest = b"".join([description, *[bytes((<AppendPart> part).batch) for part in appends]])
     checksum = xxh3(<const uint8_t*> <const char*> rest, len(rest))

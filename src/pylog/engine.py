@@ -401,6 +401,9 @@ class Engine(Protocol):
             options: Those left out are what is stored; a given, different one raises TopicConfigError.
         """
 
+    def list_queues(self) -> list[str]:
+        """Return the names of the queues that were ever opened, sorted: see the capability "queues"."""
+
     def event_store(self, name: str, **options: Any) -> Any:
         """Open a store of event-sourced entities over a topic: see the capability "event_store"."""
 

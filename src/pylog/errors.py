@@ -15,6 +15,7 @@ from logcore.errors import (
     DurabilityError,
     FencedError,
     FormatError,
+    LeaseLostError,
     LockTimeoutError,
     LogTruncatedError,
     OffsetOutOfRangeError,
@@ -105,16 +106,6 @@ class IllegalGenerationError(FencedError):
         super().__init__(message)
         self.group = group
         self.generation = generation
-
-
-class LeaseLostError(FencedError):
-    """The delivery was given to somebody else, or finished, before this call."""
-
-    def __init__(self, message: str, *, topic: str = "", partition: int = -1, offset: int = -1) -> None:
-        super().__init__(message)
-        self.topic = topic
-        self.partition = partition
-        self.offset = offset
 
 
 class NoRespondersError(PylogError):

@@ -7,7 +7,7 @@ whoever dies, and what a lease does is refused as soon as somebody else got the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -80,7 +80,9 @@ class QueueSource(Protocol):
 
     # ---- leases -----------------------------------------------------------------------------------------
 
-    def lease(self, max_records: int = 1, timeout: float | None = 0.0, *, start: bool = True) -> list[Lease]:
+    def lease(
+        self, max_records: int = 1, timeout: float | None = 0.0, *, start: bool = True
+    ) -> Sequence[Lease]:
         """Return up to max_records leases, waiting up to timeout seconds (None: for ever) for the first.
 
         Ready records come by level as the policy says, within a partition those that were there before
@@ -108,7 +110,7 @@ class QueueSource(Protocol):
             LeaseLostError: somebody else has the record, or it is finished; nothing was changed.
         """
 
-    def ack_many(self, leases: Iterable[Lease]) -> list[Lease]:
+    def ack_many(self, leases: Iterable[Lease]) -> Sequence[Lease]:
         """Finish many by a few native calls; returns those whose lease was lost, the others are finished."""
 
     def nack(self, lease: Lease, delay: float = 0.0) -> None:
@@ -185,7 +187,11 @@ class QueueSource(Protocol):
         """Return counters since it was opened: leased, acked, nacked, released, reclaimed, lost."""
 
     def close(self) -> None:
-        """Release what is in flight here and not finished, sync, and end. A second call does nothing."""
+        """Sync, and end. A second call does nothing.
+
+        What is in flight here goes back when the engine is closed, as if its process had died: release() what
+        was not begun before.
+        """
 
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -37,12 +37,14 @@ from pylog.engine import (
 )
 from pylog.errors import UnsupportedError
 from pylog.filters import Filter
+from pylog.queue_options import QueueOptions
 from pylog.records import CopyReport, Record, RecordId
 from pylog.serdes import Serde
 
 if TYPE_CHECKING:
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
+    from pylog.embedded.queue_source import EmbeddedQueueSource
     from pylog.embedded.transactions import Transaction
     from pylog.queues import Queue, QueueArguments
 
@@ -337,9 +339,42 @@ class EmbeddedEngine(AdministeredDirectory):
         self._check_open()
         return open_queue(self, name, **options)
 
-    def queue_source(self, queue: str, topic: str | None = None, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: this release has no queues."""
-        self._lacks("queues")
+    def queue_source(
+        self,
+        queue: str,
+        topic: str | None = None,
+        *,
+        notes: Mapping[str, Any] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> EmbeddedQueueSource:
+        """Open what queue() stands on: the records of an existing topic, leased one by one.
+
+        Args:
+            queue: Its name; several queues may work the same topic, each for itself.
+            topic: Left out: what is stored, or else the topic of the queue's name.
+            notes: JSON values to keep with the queue, compared as options are.
+            options: See QueueConfig. Those left out are what is stored.
+
+        Raises:
+            TopicConfigError: the queue has other options.
+            UnknownTopicError, TypeError, ConfigError, CorruptionError, ReadOnlyError, ClosedError
+        """
+        from pylog.embedded.queue_files import QueueFiles
+        from pylog.embedded.queue_source import EmbeddedQueueSource
+
+        self._check_open()
+        check_name(queue, "queue")
+        files = QueueFiles(self, queue)
+        made = EmbeddedQueueSource(self, files, files.open(topic, options, notes))
+        self._members.add(made)
+        return made
+
+    def list_queues(self) -> list[str]:
+        """Return the names of the queues that were ever opened, sorted."""
+        from pylog.embedded.queue_files import list_queues
+
+        self._check_open()
+        return list_queues(self.path)
 
     def event_store(self, name: str, **options: Any) -> NoReturn:
         """Raise UnsupportedError: this release has no event store."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pylog.embedded.cleaner import BackgroundCleaning, Cleaner
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
+    from pylog.embedded.queue_source import EmbeddedQueueSource
     from pylog.embedded.transactions import Settling, Unsettled
 
 logger = logging.getLogger("pylog")
@@ -75,7 +76,8 @@ class OpenDirectory(LogDirectory):
         """Become a living engine of the directory."""
         self._forks = fork_count()
         self._lock = threading.RLock()
-        self._members: weakref.WeakSet[EmbeddedProducer | EmbeddedConsumer] = weakref.WeakSet()
+        self._members: weakref.WeakSet[EmbeddedProducer | EmbeddedConsumer | EmbeddedQueueSource]
+        self._members = weakref.WeakSet()
         self._arrivals: Arrivals | None = None
         self._lingering: Lingering | None = None
         self._cleans: Cleaner | None = None

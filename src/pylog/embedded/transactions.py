@@ -16,11 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from logcore.builder import BatchBuilder
+from logcore.deliveries import DeliveryTable, Lease
+from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
 from logcore.redo import (
     MOST_PARTS,
     REDO_DIRECTORY,
     AppendPart,
+    DeliveryPart,
     OffsetPart,
     append_again,
     commit_again,
@@ -34,20 +37,24 @@ from logcore.topic_log import DURABILITIES, TopicLog
 from logcore.whole_files import locked_directory, remove_leftovers
 from pylog.embedded.commits import Commit
 from pylog.embedded.consumer import EmbeddedConsumer
+from pylog.embedded.queue_files import QueueFiles
 from pylog.errors import (
     ClosedError,
     ConfigError,
     FencedError,
     IllegalGenerationError,
+    LeaseLostError,
     RecordTooLargeError,
     UnknownTopicError,
 )
+from pylog.queue_options import DUE_HEADER
 from pylog.records import OffsetAndMetadata, RecordId, TopicPartition
 
 if TYPE_CHECKING:
     from pylog.embedded.engine import EmbeddedEngine
     from pylog.embedded.opened import OpenDirectory
     from pylog.engine import Guard, Headers
+    from pylog.queue_source import Lease as AnyLease
 
 logger = logging.getLogger("pylog")
 
@@ -79,6 +86,8 @@ class Transaction:
         self._appended: list[_Pending] = []
         self._offsets: dict[tuple[str, str, int], OffsetPart] = {}
         self._guards: dict[TopicPartition, dict[bytes, int]] = {}
+        self._leases: dict[DeliveryTable, list[Lease]] = {}
+        self._queues: dict[DeliveryTable, str] = {}
         self._thread = threading.get_ident()
         self._ended = False
         self.transaction_id = os.urandom(16)
@@ -116,10 +125,7 @@ class Transaction:
         place = TopicPartition(log.name, self._partition(log, key, partition))
         builder = self._builders.get(place)
         if builder is None:
-            if len(self._builders) + len(self._offsets) >= MOST_PARTS:
-                raise RecordTooLargeError(
-                    f"a transaction has at most {MOST_PARTS} partitions and offsets", size=0, limit=MOST_PARTS
-                )
+            self._check_room()
             builder = BatchBuilder()
         before = builder.body_bytes
         builder.add_record(key, value, headers, timestamp)
@@ -150,6 +156,31 @@ class Transaction:
             return log.partition_for(key)
         # records without a key stay together: one batch more costs more than an uneven share
         return self._turns.setdefault(log.name, self.transaction_id[0] % log.partitions)
+
+    def _check_room(self) -> None:
+        if len(self._builders) + len(self._offsets) + len(self._leases) >= MOST_PARTS:
+            raise RecordTooLargeError(
+                f"a transaction has at most {MOST_PARTS} partitions and offsets", size=0, limit=MOST_PARTS
+            )
+
+    def ack(self, leases: Iterable[AnyLease]) -> None:
+        """Finish records that are in flight here when the transaction commits.
+
+        Raises:
+            LeaseLostError: one is not in flight here any more; more of them may be told by commit().
+            ConfigError: it is of another engine.
+        """
+        self._check()
+        for lease in leases:
+            if not isinstance(lease, Lease):
+                raise TypeError(f"expected a lease of this engine, not {type(lease).__name__}")
+            if lease.table.registry is not self._engine._registry:
+                raise ConfigError("ack() takes leases of the same engine")
+            if lease.table not in self._leases:
+                self._check_room()
+                # queues/<queue>/<partition>.deliveries
+                self._queues[lease.table] = Path(lease.table.path).parent.name
+            self._leases.setdefault(lease.table, []).append(lease)
 
     def commit_offsets(
         self,
@@ -196,12 +227,13 @@ class Transaction:
         Raises:
             IllegalGenerationError: an offset is another member's; nothing was done.
             VersionConflictError: a guard does not hold; nothing was done.
+            LeaseLostError: a record to be finished is not in flight here any more; nothing was done.
             LockTimeoutError, DiskFullError, RecordTooLargeError, ClosedError: nothing was done.
             DurabilityError: committed, but not surely on disk.
         """
         self._check()
         self._ended = True
-        if not self._builders and not self._offsets:
+        if not self._builders and not self._offsets and not self._leases:
             return []
         engine = self._engine
         engine._writable("commit transactions")
@@ -222,8 +254,11 @@ class Transaction:
                     self.transaction_id,
                     list(appends.values()),
                     list(self._offsets.values()),
+                    [DeliveryPart(table, self._queues[table], held) for table, held in self._leases.items()],
                     durability != "os",
                 )
+        except LeaseLostError:
+            raise
         except FencedError as error:
             raise IllegalGenerationError(f"nothing was committed: {error}") from None
         self._settle(record, durability)
@@ -237,23 +272,26 @@ class Transaction:
         self._ended = True
         self._builders.clear()
         self._offsets.clear()
+        self._leases.clear()
 
     def _durability(self) -> str:
         """Return the strongest that one of its topics asks for."""
         names = {place.topic for place in self._builders} | {topic for _, topic, _ in self._offsets}
+        names |= {table.topic.name for table in self._leases}
         strongest = max(self._log(name).durability for name in names)
         return next(policy for policy, code in DURABILITIES.items() if code == strongest)
 
     def _settle(self, record: str, durability: str) -> None:
         """Bring the parts to disk as promised, then remove the redo record."""
         tables = {part.table for part in self._offsets.values()}
+        deliveries = frozenset(self._leases)
         places = [(self._log(place.topic), place.partition) for place in self._builders]
         if durability == "interval":
             paths = {table.path: (table.topic_uuid, table.partitions) for table in tables}
-            self._engine._settle_later(Unsettled(record, places, paths))
+            self._engine._settle_later(Unsettled(record, places, paths, deliveries))
         else:
             if durability == "sync":
-                _sync(places, tables)
+                _sync(places, [*tables, *deliveries])
             Path(record).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -286,9 +324,11 @@ class Unsettled(NamedTuple):
     places: list[tuple[TopicLog, int]]
     tables: dict[str, tuple[bytes, int]]
     """Uuid and partitions of each, by path: a table may be closed by then, with its consumer."""
+    deliveries: frozenset[DeliveryTable]
+    """One that is closed was synced by that."""
 
 
-def _sync(places: Iterable[tuple[TopicLog, int]], tables: Iterable[OffsetTable]) -> None:
+def _sync(places: Iterable[tuple[TopicLog, int]], tables: Iterable[OffsetTable | DeliveryTable]) -> None:
     for log, partition in places:
         log.sync(partition)
     for table in tables:
@@ -319,7 +359,7 @@ class Settling:
         places = {(id(log), partition): (log, partition) for log, partition in everything}
         tables = {path: identity for each in waiting for path, identity in each.tables.items()}
         try:
-            _sync(places.values(), ())
+            _sync(places.values(), set().union(*(each.deliveries for each in waiting)))
             for path, identity in tables.items():
                 if Path(path).exists():  # else its group was deleted
                     with closing(OffsetTable(path, *identity, self._engine._registry)) as table:
@@ -375,7 +415,9 @@ def finish_transactions(engine: OpenDirectory) -> int:
 
 def _finish(engine: OpenDirectory, description: dict[str, Any], batches: bytes) -> None:
     transaction = bytes.fromhex(description["transaction"])
-    places, tables, at = [], [], 0
+    places: list[tuple[TopicLog, int]] = []
+    tables: list[OffsetTable | DeliveryTable] = []
+    at = 0
     for part in description["appends"]:
         batch = batches[at : at + part["bytes"]]
         at += part["bytes"]
@@ -390,15 +432,38 @@ def _finish(engine: OpenDirectory, description: dict[str, Any], batches: bytes) 
         if log is None:
             continue
         path = f"{engine.path}/groups/{part['group']}/{part['topic']}.offsets"
-        table = OffsetTable(path, log.uuid, log.partitions, engine._registry)
-        commit_again(table, part)
-        tables.append(table)
+        offsets = OffsetTable(path, log.uuid, log.partitions, engine._registry)
+        commit_again(offsets, part)
+        tables.append(offsets)
+    for part in description["deliveries"]:
+        log = _topic(engine, part)
+        found = None if log is None else _finish_deliveries(engine, log, part)
+        if found is not None:
+            tables.append(found)
     try:
         if description["durable"]:
             _sync(places, tables)
     finally:
         for table in tables:
             table.close()
+
+
+def _finish_deliveries(
+    engine: OpenDirectory, log: TopicLog, part: dict[str, Any]
+) -> DeliveryTable | None:
+    """Finish the records of a part, also in a table that a power cut left without their leases."""
+    files = QueueFiles(engine, part["queue"])
+    document = files.load()
+    if document is None or document.topic != log.name:
+        return None
+    floors = files.floors(log)
+    try:
+        table = files.table(log, part["partition"], document.config, floors)
+    finally:
+        floors.close()
+    feed = LeaseFeed(table, DUE_HEADER.encode())
+    feed.finish_again(part["offsets"], engine._clock.time_ns())
+    return table
 
 
 def _topic(engine: OpenDirectory, part: dict[str, Any]) -> TopicLog | None:

@@ -41,6 +41,10 @@ class LackingEngine:
         """Raise UnsupportedError: this release has no queues on Kafka."""
         self._lacks("queues")
 
+    def list_queues(self) -> NoReturn:
+        """Raise UnsupportedError: this release has no queues on Kafka."""
+        self._lacks("queues")
+
     def event_store(self, name: str, **options: Any) -> NoReturn:
         """Raise UnsupportedError: an append cannot be guarded on Kafka."""
         self._lacks("event stores")

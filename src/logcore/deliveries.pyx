@@ -1,0 +1,708 @@
+# cython: language_level=3
+"""DeliveryTable: the per-record state of a queue in one partition, mapped and shared by all processes.
+
+Not the queue: it knows offsets, leases and times, and no record; lease_feed.pyx brings the two together.
+Every record below `scanned` has a slot or is finished, so that the table costs what is unfinished. All is
+done under one robust mutex, in which nothing waits and no Python object is made. Invariant: a slot changes as
+a whole (delivery_slots.pxd), so that whoever dies inside, the next one rebuilds the rest from the slots.
+"""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cimport cython
+
+from logcore.control cimport atomic_load32, atomic_loadi64, atomic_store32, atomic_storei64
+from logcore.delivery_index cimport (
+    DAMAGED, NO_MEMORY, finish, first_offset, make_delayed, make_ready, next_due, rebuild, room_changed,
+)
+from logcore.delivery_slots cimport *
+from logcore.failpoints cimport failpoint, failpoint_errno
+from logcore.linux cimport (
+    CLOCK_BOOTTIME, EBUSY, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, clock_ns,
+    close as close_file, fdatasync, mmap, munmap, mutex_lock_within, posix_fallocate,
+    pthread_mutex_consistent, pthread_mutex_trylock, pthread_mutex_unlock,
+)
+from logcore.processes cimport Registry, fork_count
+from logcore.registry_slots cimport slot_loadi64
+
+import os
+
+from logcore.errors import (
+    ClosedError, ConfigError, CorruptionError, DurabilityError, LockTimeoutError, ReadOnlyError,
+)
+from logcore.segment_files import read_start
+from logcore.whole_files import LOCK_SECONDS
+
+cdef enum:
+    GROWTH = 16                   # a table grows by a 16th of itself
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(1000)
+cdef class Lease:
+    """A record that is in flight in this process: see pylog.queue_source.Lease."""
+
+    def __init__(self):
+        raise TypeError("leases come from a queue, not from a constructor")
+
+    @property
+    def partition(self):
+        """Number of the partition."""
+        return self.table.partition
+
+
+@cython.final
+cdef class DeliveryTable:
+    """Which records of a partition are unfinished in a queue, and in which state each of them is.
+
+    Args:
+        path: of the file; made where there is none, or where it is of another topic.
+        topic, partition: whose records.
+        registry: of the engine; read-only there is a look at a copy here.
+        by_key: a record is blocked while an earlier one of its key is unfinished.
+        floor: (offset, epoch) where to begin without a table; the log start offset where left out.
+        visibility_timeout: seconds that a process may stop before its leases end.
+        max_processing: seconds that a lease may last.
+
+    Raises:
+        CorruptionError: the page that living processes share is damaged.
+        FormatError, LockTimeoutError, DiskFullError, ReadOnlyError
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        self.closed = True
+
+    def __init__(
+        self, path: str, topic: TopicLog, partition: int, registry: Registry, *, by_key: bool = False,
+        floor: tuple | None = None, visibility_timeout: float = 30.0, max_processing: float = 3600.0,
+    ):
+        if self.table.base is not NULL or self.fd >= 0:
+            raise ConfigError("a DeliveryTable is opened once")
+        self.path, self.topic, self.partition, self.registry = path, topic, partition, registry
+        self.log = topic.log(topic.check_partition(partition))
+        self.log.ensure_ready()
+        self.table.by_key = by_key
+        self.visibility_ns = <int64_t> (visibility_timeout * 1e9)
+        self.processing_ns = <int64_t> (max_processing * 1e9)
+        self.floor_offset, self.floor_epoch = (
+            floor if floor is not None else (self.log.slot.log_start_offset, self.log.slot.active_epoch)
+        )
+        self.forks = fork_count()
+        self.closed = False
+        try:
+            from logcore.delivery_opening import open_table
+            open_table(self)
+        except BaseException:
+            self.close()
+            raise
+
+    def __dealloc__(self):
+        close_descriptor(self)
+        if self.mapped_pages:
+            munmap(self.table.slots, <size_t> self.mapped_pages * PAGE)
+        if self.table.base is not NULL:
+            munmap(self.table.base, FRONT_PAGES * PAGE)
+
+    # ---- under the lock -------------------------------------------------------------------------------
+
+    cdef int lock(self) except -1:
+        cdef int code
+        cdef delivery_shared_t* shared = self.table.shared
+        if self.forks != fork_count():
+            raise ClosedError("this queue was opened before a fork: the child must open its own")
+        if self.closed:
+            raise ClosedError("the queue is closed")
+        if self.private:
+            raise ReadOnlyError("an engine opened with read_only=True changes no queue")
+        code = pthread_mutex_trylock(&shared.lock)
+        if code == EBUSY:
+            self.users += 1
+            with nogil:
+                code = mutex_lock_within(&shared.lock, 10_000_000_000)
+            self.users -= 1
+        if code == ETIMEDOUT:
+            raise LockTimeoutError(
+                f"{self.path}: process {shared.holder} has held the table for {LOCK_SECONDS:g} s",
+                pid=shared.holder,
+            )
+        if code != 0 and code != EOWNERDEAD:
+            raise CorruptionError(
+                f"{self.path}: the page that living processes share is damaged ({os.strerror(code)}): close "
+                "all engines of this directory and open again", path=self.path, position=SHARED_AT,
+            )
+        if code == EOWNERDEAD:
+            shared.broken = 1
+            pthread_mutex_consistent(&shared.lock)
+        shared.holder = self.registry.pid
+        try:
+            if shared.pages != self.table.pages:
+                self.remap()
+            if shared.broken:
+                self.mend()
+            if self.closed:
+                raise ClosedError("the queue is closed")
+            if shared.poisoned:
+                raise DurabilityError(
+                    f"a sync of {self.path} failed: close all engines of this directory and open again; what "
+                    "was acked since the last one may be delivered again"
+                )
+        except BaseException:
+            self.unlock()
+            raise
+        return 0
+
+    cdef int unlock(self) except -1:
+        self.table.shared.holder = 0
+        pthread_mutex_unlock(&self.table.shared.lock)
+        if self.closed and self.users == 0:
+            close_descriptor(self)
+        return 0
+
+    cdef int mend(self) except -1:
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef delivery_mark_t mark
+        cdef uint32_t index = shared.undo_index
+        cdef int result = DAMAGED
+        if index and index <= self.table.room:
+            memcpy(slot_at(&self.table, index - 1), &shared.undo, CHECKED_BYTES)
+        atomic_store32(&shared.undo_index, 0)
+        self.undo_move()
+        failpoint("deliveries.undone")
+        if newest_mark(&self.table, LIVE, &mark):
+            self.take_mark(&mark)
+            result = rebuild(&self.table)
+        failpoint("deliveries.mended")
+        if result == NO_MEMORY:
+            raise MemoryError()
+        if result == DAMAGED:
+            self.began = "damaged"
+            self.reset(self.floor_offset, self.floor_epoch)
+        shared.broken = 0
+        return 0
+
+    cdef void undo_move(self) noexcept nogil:
+        """A record that was being moved stays where it was, unless it has arrived."""
+        cdef delivery_shared_t* shared = self.table.shared
+        if shared.moving and max(shared.moving_from, shared.moving_to) < self.table.room:
+            if state_of(slot_at(&self.table, shared.moving_from)) != SLOT_GHOST:
+                set_slot(&self.table, shared.moving_to, 0, 0, 0, 0, 0, SLOT_FREE)
+        shared.moving = 0
+
+    cdef int take_mark(self, const delivery_mark_t* mark) except -1:
+        cdef delivery_shared_t* shared = self.table.shared
+        shared.version = mark.version
+        shared.epoch, shared.epoch_start, shared.used = mark.epoch, mark.epoch_start, mark.used
+        atomic_storei64(&shared.scanned, mark.scanned)
+        return 0
+
+    cdef int reset(self, int64_t offset, uint32_t epoch) except -1:
+        """Begin anew at an offset: everything from there on is ready."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef int _place
+        shared.used = 0
+        shared.epoch, shared.epoch_start = epoch, 0
+        atomic_storei64(&shared.scanned, offset)
+        for _place in range(2):
+            self.write_mark(LIVE)
+            self.write_mark(DURABLE)
+        rebuild(&self.table)
+        if not self.private:
+            # an older durable mark must not meet the slots to come
+            if fdatasync(self.fd) != 0:
+                shared.poisoned = 5
+        return 0
+
+    cdef void write_mark(self, int kind) noexcept nogil:
+        """Live: the slots are what they are to be, from now on `scanned` and `used` count."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef delivery_mark_t mark
+        memset(&mark, 0, sizeof(delivery_mark_t))
+        failpoint("deliveries.before_mark")
+        if kind == LIVE:
+            shared.version += 1
+            mark.version = shared.version
+        else:
+            shared.durable_version += 1
+            mark.version = shared.durable_version
+        mark.scanned, mark.finished = shared.scanned, shared.finished
+        mark.epoch, mark.epoch_start, mark.used = shared.epoch, shared.epoch_start, shared.used
+        put_mark(&self.table, kind, &mark)
+        shared.changes += 1
+        failpoint("deliveries.marked")
+
+    cdef int remap(self) except -1:
+        """Follow the table's size; address space is taken for twice as much, so that it rarely is a call."""
+        cdef uint32_t pages = atomic_load32(&self.table.shared.pages), room
+        cdef void* mapped
+        if pages > self.mapped_pages:
+            room = max(2 * pages, <uint32_t> 64)
+            mapped = mmap(
+                NULL, <size_t> room * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, FRONT_PAGES * PAGE
+            )
+            if mapped is MAP_FAILED:
+                raise MemoryError(f"cannot map {self.path}")
+            if self.table.slots is not NULL:
+                munmap(self.table.slots, <size_t> self.mapped_pages * PAGE)
+            self.table.slots = <uint8_t*> mapped
+            self.mapped_pages = room
+        self.table.pages, self.table.room = pages, pages * SLOTS_PER_PAGE
+        return 0
+
+    cdef int grow(self, uint32_t wanted) noexcept:
+        """Make room for so many more slots."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t before = self.table.room, pages = self.table.pages
+        cdef uint64_t more = max(wanted // SLOTS_PER_PAGE + 1, pages // GROWTH)
+        cdef int error = failpoint_errno("deliveries.grow")
+        if (pages + more) * SLOTS_PER_PAGE > MOST_SLOTS:
+            return 27                # EFBIG
+        if not error:
+            error = posix_fallocate(
+                self.fd, <int64_t> (FRONT_PAGES + pages) * PAGE, <int64_t> more * PAGE
+            )
+        if error:
+            return error
+        failpoint("deliveries.allocated")
+        atomic_store32(&shared.pages, <uint32_t> (pages + more))
+        try:
+            self.remap()
+        except BaseException:
+            atomic_store32(&shared.pages, pages)
+            return 12                # ENOMEM
+        failpoint("deliveries.grown")
+        room_changed(&self.table, before)
+        return 0
+
+    # ---- leases ---------------------------------------------------------------------------------------
+
+    cdef bint join(self) noexcept nogil:
+        cdef int slot = self.registry.slot
+        if self.table.owners[slot] != self.registry.incarnation:
+            if self.table.in_flight[slot]:
+                self.dead_seen = True            # who had our registry slot before
+                return False
+            self.table.owners[slot] = self.registry.incarnation
+        return True
+
+    cdef void end_leases_of(self, int owner) noexcept nogil:
+        cdef uint32_t i
+        cdef delivery_slot_t* slot
+        for i in range(self.table.shared.used):
+            slot = slot_at(&self.table, i)
+            if state_of(slot) == SLOT_LEASED and owner_of(slot) == <uint32_t> owner:
+                self.end_lease(i)
+
+    cdef void end_lease(self, uint32_t index) noexcept nogil:
+        """Ready again; the count stays."""
+        self.table.in_flight[owner_of(slot_at(&self.table, index))] -= 1
+        self.table.shared.leased -= 1
+        make_ready(&self.table, index, 0)
+
+    cdef bint reclaim(self, int64_t now, bint bury) noexcept nogil:
+        """End the leases of who is stopped, of whom a handler keeps for ever and, if told to, of the dead.
+
+        Who finds dead owners finishes their transactions before it buries them: these may be acked in one.
+        A stopped owner is in no transaction, or it would hold our lock.
+        """
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t owner, before = shared.leased
+        cdef bint dead
+        shared.reclaimed_at = now
+        if before == 0:
+            return False
+        for owner in range(REGISTRY_SLOTS):
+            if self.table.in_flight[owner] == 0:
+                continue
+            dead = not self.registry.lives(owner, self.table.owners[owner])
+            if dead and not bury:
+                self.dead_seen = True
+            elif dead or now - slot_loadi64(&self.registry.slots[owner].heartbeat) > self.visibility_ns:
+                self.end_leases_of(owner)
+        if now >= shared.next_deadline:
+            self.end_overdue(now, bury)
+        self.reclaimed += before - shared.leased
+        return before != shared.leased
+
+    cdef void end_overdue(self, int64_t now, bint bury) noexcept nogil:
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef int64_t deadline = INT64_MAX
+        cdef uint32_t i, owner
+        cdef delivery_slot_t* slot
+        for i in range(shared.used):
+            slot = slot_at(&self.table, i)
+            if state_of(slot) != SLOT_LEASED:
+                continue
+            owner = owner_of(slot)
+            if slot.when <= now and (bury or self.registry.lives(owner, self.table.owners[owner])):
+                self.end_lease(i)
+            else:
+                deadline = min(deadline, slot.when)
+        shared.next_deadline = deadline
+
+    cdef uint64_t lease_slot(self, uint32_t index, bint start, int64_t now) noexcept nogil:
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef delivery_slot_t* slot = slot_at(&self.table, index)
+        cdef uint32_t count = count_of(slot)
+        cdef uint32_t meta = SLOT_LEASED | slot.meta & HOLDS_KEY
+        meta |= <uint32_t> self.registry.slot << OWNER_SHIFT
+        if start:
+            count = min(count + 1, <uint32_t> MOST_COUNT)
+            meta |= STARTED
+        shared.token += 1
+        set_state(&self.table, index, now + self.processing_ns, shared.token, meta | count << COUNT_SHIFT)
+        self.table.in_flight[self.registry.slot] += 1
+        shared.leased += 1
+        shared.next_deadline = min(shared.next_deadline, now + self.processing_ns)
+        return shared.token
+
+    cdef delivery_slot_t* held(self, Lease lease) noexcept:
+        cdef delivery_slot_t* slot
+        if lease.table is not self or lease.index >= self.table.shared.used:
+            return NULL
+        slot = slot_at(&self.table, lease.index)
+        if slot.token != lease.token or slot.offset != lease.offset or state_of(slot) != SLOT_LEASED:
+            return NULL
+        return slot
+
+    cdef bint finish_lease(self, Lease lease) noexcept:
+        self.table.in_flight[owner_of(slot_at(&self.table, lease.index))] -= 1
+        self.table.shared.leased -= 1
+        return finish(&self.table, lease.index)
+
+    cdef bint give_back(self, Lease lease, int64_t due, bint counted) noexcept:
+        cdef delivery_slot_t* slot = slot_at(&self.table, lease.index)
+        cdef int64_t first = next_due(&self.table)
+        cdef uint32_t count = count_of(slot)
+        if not counted and slot.meta & STARTED and count < MOST_COUNT:
+            set_state(
+                &self.table, lease.index, slot.when, slot.token,
+                slot.meta & <uint32_t> 0xFFFF | (count - 1) << COUNT_SHIFT
+            )
+        if due <= 0:
+            self.end_lease(lease.index)
+            return True
+        self.table.in_flight[owner_of(slot)] -= 1
+        self.table.shared.leased -= 1
+        make_delayed(&self.table, lease.index, due)
+        return due < first
+
+    # ---- what a queue does ----------------------------------------------------------------------------
+
+    def start(self, lease: Lease) -> bool:
+        """Count the delivery, once; False where the lease is lost. Its time begins now."""
+        cdef delivery_slot_t* slot
+        cdef uint32_t count
+        self.lock()
+        slot = self.held(lease)
+        if slot is not NULL and not slot.meta & STARTED:
+            count = min(count_of(slot) + 1, <uint32_t> MOST_COUNT)
+            set_state(
+                &self.table, lease.index, clock_ns(CLOCK_BOOTTIME) + self.processing_ns, slot.token,
+                slot.meta & <uint32_t> 0xFFFF | STARTED | count << COUNT_SHIFT
+            )
+            lease.delivery_count = count
+            lease.started = True
+        self.unlock()
+        return slot is not NULL
+
+    def ack(self, lease: Lease) -> bool:
+        """Finish a record; False where the lease is lost, and nothing was changed."""
+        cdef bint kept, woken = False
+        self.lock()
+        kept = self.held(lease) is not NULL
+        if kept:
+            woken = self.finish_lease(lease)
+        self.unlock()
+        if woken:
+            self.log.control.ring()
+        return kept
+
+    def ack_many(self, leases: list) -> list:
+        """Finish many under one lock; those that are lost are returned."""
+        cdef Lease lease
+        cdef Py_ssize_t i, lost_count = 0
+        cdef bint woken = False
+        cdef bytearray lost = bytearray(len(leases))
+        cdef uint8_t* marks = <uint8_t*> <char*> lost
+        self.lock()
+        for i in range(len(leases)):
+            lease = <Lease> leases[i]
+            if self.held(lease) is NULL:
+                marks[i] = 1
+                lost_count += 1
+            else:
+                woken |= self.finish_lease(lease)
+        self.unlock()
+        if woken:
+            self.log.control.ring()
+        return [lease for lease, mark in zip(leases, lost) if mark] if lost_count else []
+
+    def nack(self, lease: Lease, due: int = 0) -> bool:
+        """Ready again at `due` (wall clock, ns), or now; False where the lease is lost."""
+        cdef bint kept, woken = False
+        cdef int64_t when = due
+        self.lock()
+        kept = self.held(lease) is not NULL
+        if kept:
+            woken = self.give_back(lease, when, True)
+        self.unlock()
+        if woken:
+            self.log.control.ring()
+        return kept
+
+    def release(self, leases: object) -> int:
+        """Ready again as if never leased: the attempt is not counted. How many were still held."""
+        cdef Lease lease
+        cdef list given = list(leases)
+        cdef Py_ssize_t i, kept = 0
+        self.lock()
+        for i in range(len(given)):
+            lease = <Lease> given[i]
+            if self.held(lease) is not NULL:
+                self.give_back(lease, 0, False)
+                kept += 1
+        self.unlock()
+        if kept:
+            self.log.control.ring()
+        return kept
+
+    def extend(self, lease: Lease, seconds: float | None = None) -> bool:
+        """Let the lease last so long from now, max_processing if left out; False where it is lost."""
+        cdef delivery_slot_t* slot
+        cdef int64_t until = clock_ns(CLOCK_BOOTTIME)
+        until += self.processing_ns if seconds is None else <int64_t> (<double> seconds * 1e9)
+        self.lock()
+        slot = self.held(lease)
+        if slot is not NULL:
+            set_state(&self.table, lease.index, until, slot.token, slot.meta)
+            self.table.shared.next_deadline = min(self.table.shared.next_deadline, until)
+        self.unlock()
+        return slot is not NULL
+
+    def reclaim_now(self, bury: bool = False) -> bool:
+        """Make ready what stopped or endless owners have, if told to dead ones too; True where there was any.
+
+        Where dead owners were found `dead_seen` is set: finish their transactions, then call it with `bury`.
+        """
+        cdef bint found
+        self.lock()
+        if bury:
+            self.dead_seen = False
+            if self.table.owners[self.registry.slot] != self.registry.incarnation:
+                self.end_leases_of(self.registry.slot)
+        found = self.reclaim(clock_ns(CLOCK_BOOTTIME), bury)
+        self.unlock()
+        return found
+
+    def sync(self) -> bool:
+        """Bring what was done before to disk: see delivery_sync.pyx. Nothing where it is closed."""
+        if self.closed:
+            return False
+        from logcore.delivery_sync import sync_table
+        return sync_table(self)
+
+    # ---- the log changes ------------------------------------------------------------------------------
+
+    cdef bint follow_log(self) except -1:
+        """Let go of what a cut took or what was deleted; True where something changed."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t epoch = atomic_load32(&self.log.slot.active_epoch)
+        cdef int64_t start = atomic_loadi64(&self.log.slot.log_start_offset), cut_at = INT64_MAX
+        if shared.epoch == epoch and shared.log_start >= start and shared.scanned >= start:
+            return False
+        self.lock()
+        try:
+            shared.broken = 1
+            if shared.epoch != epoch:
+                newer = read_start(self.log.directory).newer_epoch(shared.epoch)
+                if newer is not None:
+                    cut_at = newer[1]
+                self.cut(cut_at, epoch)
+            self.drop_below(start)
+            self.write_mark(LIVE)
+            self.mend()
+        finally:
+            self.unlock()
+        return True
+
+    cdef void cut(self, int64_t first, uint32_t epoch) noexcept nogil:
+        """Records from `first` on are others now, or none."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t i
+        cdef delivery_slot_t* slot
+        for i in range(shared.used):
+            slot = slot_at(&self.table, i)
+            if state_of(slot) != SLOT_FREE and slot.offset >= first:
+                set_slot(&self.table, i, 0, 0, 0, 0, 0, SLOT_FREE)
+        if shared.scanned > first:
+            atomic_storei64(&shared.scanned, first)
+        shared.epoch_start = min(first, shared.scanned)
+        shared.epoch = epoch
+
+    cdef void drop_below(self, int64_t start) noexcept nogil:
+        """Records below are gone from the log; who has one in flight may still finish it."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t i
+        cdef delivery_slot_t* slot
+        shared.log_start = start
+        if shared.scanned < start:
+            atomic_storei64(&shared.scanned, start)
+        for i in range(shared.used):
+            slot = slot_at(&self.table, i)
+            if slot.offset < start and state_of(slot) != SLOT_FREE and state_of(slot) != SLOT_LEASED:
+                set_slot(&self.table, i, 0, 0, 0, 0, 0, SLOT_FREE)
+                shared.finished += 1
+
+    # ---- looking --------------------------------------------------------------------------------------
+
+    def next_look(self, now: int) -> float:
+        """Seconds until something may happen by itself: a due time or the end of a lease; 1 at most."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef int64_t due, deadline
+        self.lock()
+        due = next_due(&self.table)
+        deadline = shared.next_deadline
+        self.unlock()
+        wait = 1e9
+        if due != INT64_MAX:
+            wait = min(wait, due - now)
+        if deadline != INT64_MAX:
+            wait = min(wait, deadline - clock_ns(CLOCK_BOOTTIME))
+        return max(wait, 0) / 1e9
+
+    def next_due(self) -> int | None:
+        """When the first delayed record comes due (wall clock, ns), None where there is none."""
+        cdef int64_t due
+        self.enter()
+        due = next_due(&self.table)
+        self.leave()
+        return None if due == INT64_MAX else due
+
+    def counts(self) -> tuple:
+        """(ready, blocked, delayed, in flight, finished) among the records below scanned()."""
+        cdef delivery_shared_t shared
+        self.enter()
+        shared = self.table.shared[0]
+        self.leave()
+        return shared.ready, shared.blocked, shared.delayed, shared.leased, shared.finished
+
+    def scanned(self) -> int:
+        """Every record below it is in the table, or finished."""
+        return atomic_loadi64(&self.table.shared.scanned)
+
+    def entries(self, most: int) -> list:
+        """(offset, state, count, when) of up to `most` unfinished records below scanned(), by offset."""
+        cdef uint32_t i = 0, end
+        cdef list found = []
+        cdef delivery_slot_t slots[SLOTS_PER_PAGE]
+        end = self.table.shared.used
+        while i < end:
+            self.enter()
+            end = min(self.table.shared.used, self.table.room)
+            if i < end:
+                memcpy(slots, slot_at(&self.table, i), SLOT_BYTES * min(<uint32_t> SLOTS_PER_PAGE, end - i))
+            self.leave()
+            for j in range(min(<uint32_t> SLOTS_PER_PAGE, end - i) if i < end else 0):
+                if state_of(&slots[<int> j]) not in (SLOT_FREE, SLOT_GHOST):
+                    found.append((
+                        slots[<int> j].offset, state_of(&slots[<int> j]), count_of(&slots[<int> j]),
+                        slots[<int> j].when,
+                    ))
+            i += SLOTS_PER_PAGE
+        found.sort()
+        return found[:most]
+
+    def state_of(self, offset: int) -> int:
+        """The state of a record below scanned(): SLOT_FREE where it is finished."""
+        cdef uint32_t i
+        cdef int64_t wanted = offset
+        cdef int found = SLOT_FREE, state
+        self.enter()
+        for i in range(self.table.shared.used):
+            state = state_of(slot_at(&self.table, i))
+            if state != SLOT_FREE and state != SLOT_GHOST and slot_at(&self.table, i).offset == wanted:
+                found = state
+                break
+        self.leave()
+        return found
+
+    def floor(self) -> tuple:
+        """(offset, epoch): every record below is finished."""
+        cdef int64_t first
+        cdef uint32_t epoch
+        self.enter()
+        first = first_offset(&self.table)
+        epoch = self.table.shared.epoch
+        self.leave()
+        return first, epoch
+
+    def purge(self, end: int) -> int:
+        """Finish everything below `end` that is not in flight; how many records the table knew of."""
+        cdef delivery_shared_t* shared = self.table.shared
+        cdef uint32_t i, purged = 0
+        cdef int64_t last = end, unseen
+        cdef int state
+        self.lock()
+        try:
+            shared.broken = 1
+            for i in range(shared.used):
+                state = state_of(slot_at(&self.table, i))
+                if state == SLOT_READY or state == SLOT_BLOCKED or state == SLOT_DELAYED:
+                    set_slot(&self.table, i, 0, 0, 0, 0, 0, SLOT_FREE)
+                    purged += 1
+            unseen = max(last - shared.scanned, 0)
+            shared.finished += purged + unseen
+            atomic_storei64(&shared.scanned, shared.scanned + unseen)
+            self.write_mark(LIVE)
+            self.mend()
+        finally:
+            self.unlock()
+        return purged + unseen
+
+    def finish_offsets(self, offsets: set) -> int:
+        """Finish records whatever their state is; how many of them were unfinished."""
+        cdef uint32_t i
+        cdef int state, finished = 0
+        self.lock()
+        try:
+            self.table.shared.broken = 1
+            for i in range(self.table.shared.used):
+                state = state_of(slot_at(&self.table, i))
+                if state == SLOT_FREE or slot_at(&self.table, i).offset not in offsets:
+                    continue
+                finished += state != SLOT_GHOST
+                set_slot(&self.table, i, 0, 0, 0, 0, 0, SLOT_FREE)
+            self.table.shared.finished += finished
+            self.write_mark(LIVE)
+            self.mend()
+        finally:
+            self.unlock()
+        return finished
+
+    cdef int enter(self) except -1:
+        """lock(), or nothing where the table is a copy."""
+        if not self.private:
+            self.lock()
+        elif self.closed:
+            raise ClosedError("the queue is closed")
+        return 0
+
+    cdef int leave(self) except -1:
+        if not self.private:
+            self.unlock()
+        return 0
+
+    def close(self) -> None:
+        """Close the file; nothing is synced, and leases stay until the process ends."""
+        self.closed = True
+        if self.users == 0:
+            close_descriptor(self)
+
+
+cdef void close_descriptor(DeliveryTable table) noexcept:
+    if table.fd >= 0:
+        close_file(table.fd)
+        table.fd = -1

@@ -1,0 +1,3 @@
+from logcore.deliveries import DeliveryTable
+
+def sync_table(table: DeliveryTable) -> bool: ...
