@@ -5,8 +5,6 @@ from logcore.batch import Record
 from logcore.processes import Registry
 from logcore.topic_log import TopicLog
 
-LOCK_SECONDS: float
-
 @final
 class Lease:
     @property

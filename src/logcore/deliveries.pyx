@@ -32,7 +32,6 @@ from logcore.errors import (
     ClosedError, ConfigError, CorruptionError, DurabilityError, LockTimeoutError, ReadOnlyError,
 )
 from logcore.segment_files import read_start
-from logcore.whole_files import LOCK_SECONDS
 
 cdef enum:
     GROWTH = 16                   # a table grows by a 16th of itself
@@ -121,11 +120,12 @@ cdef class DeliveryTable:
         if code == EBUSY:
             self.users += 1
             with nogil:
-                code = mutex_lock_within(&shared.lock, 10_000_000_000)
+                code = mutex_lock_within(&shared.lock, self.log.lock_timeout_ns)
             self.users -= 1
         if code == ETIMEDOUT:
             raise LockTimeoutError(
-                f"{self.path}: process {shared.holder} has held the table for {LOCK_SECONDS:g} s",
+                f"{self.path}: process {shared.holder} has held the table for "
+                f"{self.log.lock_timeout_ns / 1e9:g} s",
                 pid=shared.holder,
             )
         if code != 0 and code != EOWNERDEAD:

@@ -26,7 +26,8 @@ POINTS = sorted(
     point
     for pattern in (failpoints.POINT, failpoints.ERROR_POINT)
     for point in failpoints.names_in_source(pattern)
-    if not point.startswith(("compact.", "grow."))  # of other topics: test_killed_while_cleaning, _growing
+    # of other topics: test_killed_while_cleaning, _growing and _in_queues stand at those
+    if not point.startswith(("compact.", "grow.", "deliveries.", "transaction.delivery_"))
 )
 OF_RECOVERY = ("control.", "drop.", "lock.", "recovery.", "registry.", "sync.")
 FAULTS = {"kill": KILL, "stop": STOP, "exit": EXIT}

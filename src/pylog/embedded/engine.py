@@ -60,6 +60,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "backup",
         "group_administration",
         "transactions",
+        "queues",
         "keys",
     }
 )

@@ -18,6 +18,7 @@ from logcore.offsets import OffsetTable
 from logcore.topic_log import TopicLog
 from logcore.whole_files import locked_directory, make_directory, open_plain, place_file
 from pylog.embedded.directory import check_real_directory
+from pylog.embedded.topic import checksum_of
 from pylog.errors import CorruptionError, PylogError, TopicConfigError, UnknownTopicError
 from pylog.queue_options import QueueConfig, queue_config, queue_differences
 
@@ -62,8 +63,10 @@ class QueueFiles:
             os.close(fd)
         try:
             found = json.loads(content)
+            if found.pop("checksum") != checksum_of(found):
+                raise ValueError("its checksum does not fit")
             return QueueDocument(str(found["topic"]), queue_config(found["config"]), dict(found["notes"]))
-        except (ValueError, KeyError, TypeError, PylogError) as error:
+        except (AttributeError, ValueError, KeyError, TypeError, RecursionError, PylogError) as error:
             raise CorruptionError(f"{self._path} is damaged: {error}", path=self._path) from None
 
     def open(
@@ -101,8 +104,9 @@ class QueueFiles:
 
     def _store(self, fd: int, topic: str, config: QueueConfig, notes: dict[str, Any]) -> QueueDocument:
         self._engine._log(topic)
-        content = json.dumps({"topic": topic, "config": asdict(config), "notes": notes}, indent=1)
-        place_file(fd, "queue.json", content.encode(), self._path)
+        content = {"topic": topic, "config": asdict(config), "notes": notes}
+        text = json.dumps({**content, "checksum": checksum_of(content)}, indent=1)
+        place_file(fd, "queue.json", text.encode() + b"\n", self._path)
         return QueueDocument(topic, config, notes)
 
     def floors(self, log: TopicLog) -> OffsetTable:

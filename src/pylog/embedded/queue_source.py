@@ -22,7 +22,14 @@ from pylog.clock import Deadline
 from pylog.config import check_count, check_seconds
 from pylog.embedded.priority_order import PriorityOrder
 from pylog.embedded.queue_files import QueueDocument, QueueFiles, commit_floor
-from pylog.errors import ClosedError, ConfigError, DurabilityError, LeaseLostError, OffsetOutOfRangeError
+from pylog.errors import (
+    ClosedError,
+    ConfigError,
+    DurabilityError,
+    LeaseLostError,
+    LockTimeoutError,
+    OffsetOutOfRangeError,
+)
 from pylog.queue_options import DUE_HEADER, DeliveryState, QueueConfig, QueueCounts, QueueEntry
 from pylog.records import Record
 
@@ -435,7 +442,7 @@ class EmbeddedQueueSource:
         """Sync in the background, every second while anything changes; a failure poisons the table."""
         if self._forks != fork_count() or self._closed:
             return True
-        with suppress(DurabilityError, ClosedError):
+        with suppress(DurabilityError, ClosedError, LockTimeoutError):
             if self._sync():
                 self._engine._flush_after(self, SYNC_SECONDS)
                 return True
@@ -458,6 +465,8 @@ class EmbeddedQueueSource:
         try:
             if not self._engine.read_only:
                 self._sync()
+        except LockTimeoutError as error:
+            logger.warning("queue %s is closed without a last sync: %s", self.queue, error)
         finally:
             for feed in self._feeds.values():
                 feed.table.close()
