@@ -25,7 +25,7 @@ cdef class DeliveryTable:
     cdef PartitionLog log
     cdef readonly str path
     cdef readonly int partition
-    cdef readonly str began           # "new", "kept", "rebooted", "damaged": what was there when it was opened
+    cdef readonly str began           # "new", "kept", "rebooted" or "damaged": what was there at opening
     cdef readonly unsigned long long reclaimed
     cdef readonly bint dead_seen      # dead processes have leases: see reclaim()
 

@@ -223,7 +223,7 @@ cdef class LeaseFeed:
         return 0
 
     cdef bint take_rows(self, int most, int64_t now) noexcept:
-        """Take records in from `ahead` until `most` of them are ready; False where no slot is left for one."""
+        """Take records in from `ahead` until `most` of them are ready; False where no slot is left."""
         cdef delivery_table_t* table = &self.table.table
         cdef delivery_shared_t* shared = table.shared
         cdef RecordBatch batch

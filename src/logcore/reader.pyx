@@ -65,7 +65,7 @@ cdef class PartitionReader:
         self.epoch = self.log.slot.active_epoch
 
     cdef bint stays_within(self, int64_t offset) except -1:
-        """Whether the segment that is mapped surely has the offset, so that no look at the files is needed."""
+        """Whether the segment that is mapped surely has the offset, so that nobody need look at the files."""
         return (
             self.epoch == self.log.slot.active_epoch
             and self.rewrites == atomic_load32(&self.log.control.header.rewrites)

@@ -1,4 +1,4 @@
-"""A delivery table that is damaged, cut short, missing or of another topic: no record is lost or comes early."""
+"""A delivery table that is damaged, cut short or missing: no record is lost, and none comes early."""
 
 from __future__ import annotations
 
