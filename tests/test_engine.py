@@ -124,13 +124,12 @@ def test_a_closed_engine_says_so(data: Path) -> None:
 
 def test_what_later_releases_bring_is_refused_by_name(engine: pylog.Engine) -> None:
     for use in (
-        lambda: engine.queue("jobs", priorities=3),
         lambda: engine.event_store("accounts", events=[]),
         lambda: pylog.Aggregate,  # type: ignore[attr-defined]
     ):
         with pytest.raises(pylog.UnsupportedError):
             use()
-    assert engine.capabilities.isdisjoint({"queues", "event_store"})
+    assert engine.capabilities.isdisjoint({"event_store"})
     with pytest.raises(AttributeError, match="Enigne"):
         pylog.Enigne  # type: ignore[attr-defined]  # noqa: B018
 
