@@ -122,14 +122,7 @@ def test_a_closed_engine_says_so(data: Path) -> None:
     assert "closed" in repr(engine)
 
 
-def test_what_later_releases_bring_is_refused_by_name(engine: pylog.Engine) -> None:
-    for use in (
-        lambda: engine.event_store("accounts", events=[]),
-        lambda: pylog.Aggregate,  # type: ignore[attr-defined]
-    ):
-        with pytest.raises(pylog.UnsupportedError):
-            use()
-    assert engine.capabilities.isdisjoint({"event_store"})
+def test_a_name_that_the_module_lacks_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Enigne"):
         pylog.Enigne  # type: ignore[attr-defined]  # noqa: B018
 

@@ -40,6 +40,7 @@ CONFIG: dict[str, Any] = {
     "min_cleanable_dirty_ratio": 0.25,
     "min_compaction_lag_ms": 1000,
     "delete_retention_ms": 2000,
+    "fixed_partitions": True,
 }
 
 

@@ -27,8 +27,8 @@ VOCABULARY = (
     "pylog.queue_options",
 )
 SEAM = ("pylog.engine", "pylog.queue_source", *VOCABULARY)
-# What engine.queue() gives out stands above the engine: it is imported when it is called, or for its type.
-DOORS = ("pylog.queues",)
+# What engine.queue() and event_store() give out stands above the engine: imported when called, or for types.
+DOORS = ("pylog.queues", "pylog.eventsourcing")
 VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids", "logcore.matching")
 
 # A layer: the modules in it, and what they may import of the project besides themselves.

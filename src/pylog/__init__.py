@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from pylog.errors import UnknownTopicError as UnknownTopicError
     from pylog.errors import UnsupportedError as UnsupportedError
     from pylog.errors import VersionConflictError as VersionConflictError
+    from pylog.eventsourcing.aggregates import Aggregate as Aggregate
+    from pylog.eventsourcing.events import Event as Event
+    from pylog.eventsourcing.store import EventStore as EventStore
     from pylog.filters import Filter as Filter
     from pylog.groups import GroupDescription as GroupDescription
     from pylog.groups import GroupMember as GroupMember
@@ -74,6 +77,9 @@ _HOMES = {
     "pylog.config": ("TopicConfig",),
     "pylog.engine": ("Consumer", "Engine", "Producer"),
     "pylog.filters": ("Filter",),
+    "pylog.eventsourcing.aggregates": ("Aggregate",),
+    "pylog.eventsourcing.events": ("Event",),
+    "pylog.eventsourcing.store": ("EventStore",),
     "pylog.groups": ("GroupDescription", "GroupMember", "OffsetChange", "PartitionLag"),
     "pylog.parallel": ("ParallelConsumer",),
     "pylog.records": (
@@ -142,17 +148,8 @@ def _open_cluster(url: str, read_only: bool, create: bool, lock_timeout: float) 
     return KafkaEngine(url)
 
 
-NOT_YET = frozenset({"Aggregate"})
-"""Names of the documented interface that a later release brings."""
-
-
 def __getattr__(name: str) -> object:
     import importlib
-
-    if name in NOT_YET:
-        from pylog.errors import UnsupportedError
-
-        raise UnsupportedError(f"this release of pylog has no pylog.{name} yet")
 
     if name.endswith("Error"):
         found = getattr(importlib.import_module("pylog.errors"), name, None)

@@ -51,6 +51,7 @@ class TopicOptions(TypedDict, total=False):
     min_cleanable_dirty_ratio: float
     min_compaction_lag_ms: int
     delete_retention_ms: int
+    fixed_partitions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class TopicConfig:
     """With "compact": records are left alone until they are so old."""
     delete_retention_ms: int = 86_400_000
     """With "compact": how long a tombstone stays after what it deletes has gone."""
+    fixed_partitions: bool = False
+    """Whether create_partitions is refused: each key stays where it is, as the streams of an event store."""
 
     def as_dict(self) -> dict[str, object]:
         """Return all keys and their values."""
@@ -228,6 +231,13 @@ def check_ratio(value: object, option: str) -> object:
     return value
 
 
+def check_bool(value: object, option: str) -> bool:
+    """Return `value` if it is True or False; TypeError otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{option} is True or False, not {type(value).__name__}")
+    return value
+
+
 def check_groups(value: object, option: str) -> tuple[str, ...]:
     """Return the names of groups, sorted; TypeError or ConfigError where one is none, or too many."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
@@ -256,8 +266,9 @@ TOPIC_CHECKS: dict[str, Callable[[object, str], object]] = {
     "min_cleanable_dirty_ratio": check_ratio,
     "min_compaction_lag_ms": count_between(0, LONGEST_MS),
     "delete_retention_ms": count_between(0, LONGEST_MS),
+    "fixed_partitions": check_bool,
 }
-ALTERABLE = frozenset(TOPIC_CHECKS) - {"segment_bytes"}
+ALTERABLE = frozenset(TOPIC_CHECKS) - {"segment_bytes", "fixed_partitions"}
 """Options that alter_topic may change; those of the shape of a topic stay as it was created."""
 
 

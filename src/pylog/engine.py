@@ -44,6 +44,7 @@ from pylog.records import (
 from pylog.serdes import Serde
 
 if TYPE_CHECKING:
+    from pylog.eventsourcing.store import EventStore, StoreOptions
     from pylog.queues import Queue, QueueArguments
 
 Capability = Literal[
@@ -404,7 +405,7 @@ class Engine(Protocol):
     def list_queues(self) -> list[str]:
         """Return the names of the queues that were ever opened, sorted: see the capability "queues"."""
 
-    def event_store(self, name: str, **options: Any) -> Any:
+    def event_store(self, name: str, **options: Unpack[StoreOptions]) -> EventStore:
         """Open a store of event-sourced entities over a topic: see the capability "event_store"."""
 
     def log_start_offset(self, topic: str, partition: int) -> int:

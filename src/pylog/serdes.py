@@ -8,6 +8,7 @@ Invariant: the reader's code chooses the serde, never a flag in the data; there 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from pylog.errors import ConfigError, SerializationError
@@ -106,3 +107,104 @@ def serde_for(given: str | Serde | None, option: str) -> Serde | None:
             f"{option} is a name or an object with serialize and deserialize, not {type(given).__name__}"
         )
     return given
+
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Takes what one version of a message says and returns what the next version would say."""
+
+
+class MessageTypes:
+    """Typed messages by name and version: msgspec structs or dataclasses, as JSON, older versions upcast.
+
+    A type's name is its class's; its version is its `schema_version` (1 where it has none).
+
+    Args:
+        types: The classes.
+        upcasters: (name, version) -> what makes of that version's fields those of the next.
+    """
+
+    def __init__(
+        self, types: Iterable[type] = (), upcasters: Mapping[tuple[str, int], Upcaster] | None = None
+    ) -> None:
+        self._encode: Callable[[Any], bytes] = _msgspec().json.Encoder().encode
+        self._types: dict[str, type] = {}
+        self._versions: dict[type, tuple[str, int]] = {}
+        self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
+        self._upcasters = dict(upcasters or {})
+        for each in types:
+            self.add(each)
+        self._check_upcasters()
+
+    def add(self, message: type) -> None:
+        """Take a class; ConfigError for one that is no struct or dataclass, or a name that is taken."""
+        name = message.__name__ if isinstance(message, type) else repr(message)
+        if not isinstance(message, type) or not (
+            hasattr(message, "__struct_fields__") or hasattr(message, "__dataclass_fields__")
+        ):
+            raise ConfigError(f"{name} is neither a msgspec.Struct nor a dataclass")
+        if self._types.setdefault(name, message) is not message:
+            raise ConfigError(f"two message types are called {name!r}")
+        version = getattr(message, "schema_version", 1)
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ConfigError(f"schema_version of {name} is a number from 1 on, not {version!r}")
+        self._versions[message] = name, version
+        self._decoders[name, version] = _msgspec().json.Decoder(message).decode
+
+    def _check_upcasters(self) -> None:
+        for name, version in self._upcasters:
+            known = self._versions.get(self._types[name]) if name in self._types else None
+            if known is None or not 1 <= version < known[1]:
+                raise ConfigError(f"there is nothing to upcast {name!r} from version {version} to")
+
+    def __contains__(self, message: object) -> bool:
+        return message in self._versions
+
+    def encode(self, message: Any) -> tuple[str, int, bytes]:
+        """Return name, version and bytes of a message. Raises ConfigError for an unknown type."""
+        try:
+            name, version = self._versions[type(message)]
+        except KeyError:
+            known = ", ".join(sorted(self._types)) or "none"
+            raise ConfigError(f"{type(message).__name__} is no type that was given; known: {known}") from None
+        try:
+            return name, version, self._encode(message)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SerializationError(f"{name} cannot be written: {error}") from None
+
+    def decode(self, name: str, version: int, data: bytes) -> Any:
+        """Return the message. Raises SerializationError: unknown, newer than known, or not what it says."""
+        decode = self._decoders.get((name, version))
+        if decode is None:
+            decode = self._decoders[name, version] = self._upcasting(name, version)
+        try:
+            return decode(data)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise SerializationError(f"not a {name} of version {version}: {error}") from error
+
+    def _upcasting(self, name: str, version: int) -> Callable[[bytes], Any]:
+        """Return what reads an older version."""
+        if name not in self._types:
+            raise SerializationError(f"a message {name!r} of no known type: give its class")
+        newest = self._versions[self._types[name]][1]
+        if version > newest:
+            raise SerializationError(f"a {name} of version {version}: this program knows {newest}")
+        steps = [self._upcasters.get((name, step)) for step in range(version, newest)]
+        if version < 1 or None in steps:
+            missing = version + steps.index(None) if None in steps else version
+            raise SerializationError(f"nothing upcasts {name} from version {missing}")
+        convert, message, decode = _msgspec().convert, self._types[name], _msgspec().json.decode
+
+        def read(data: bytes) -> Any:
+            fields = decode(data)
+            for step in steps:
+                assert step is not None
+                fields = step(fields)
+            return convert(fields, message)
+
+        return read
+
+
+def _msgspec() -> Any:
+    import msgspec
+
+    return msgspec

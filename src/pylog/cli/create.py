@@ -51,12 +51,17 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def parse_config(text: str) -> tuple[str, int | str | list[str]]:
-    """Read KEY=VALUE; whole numbers become int, a,b a list. The engine knows which keys there are."""
+    """Read KEY=VALUE; whole numbers become int, true and false bool, a,b a list.
+
+    The engine knows which keys there are.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--config {text}: write KEY=VALUE")
     if key in LISTS:
         return key, [item for item in value.split(",") if item]
+    if value in ("true", "false"):
+        return key, value == "true"
     try:
         return key, int(value)
     except ValueError:

@@ -17,7 +17,7 @@ from pylog.embedded.opened import OpenDirectory
 from pylog.embedded.reading import check_offset_type
 from pylog.embedded.reports import report_of
 from pylog.engine import ResetTarget, TopicsOrPartitions
-from pylog.errors import ConfigError, UnknownTopicError
+from pylog.errors import ConfigError, TopicConfigError, UnknownTopicError
 from pylog.groups import GroupDescription, OffsetChange
 from pylog.records import CleaningReport, RecoveryReport, TopicDescription
 
@@ -89,11 +89,18 @@ class AdministeredDirectory(OpenDirectory):
 
         Raises:
             ConfigError: fewer than there are: partitions never go.
+            TopicConfigError: the topic has fixed_partitions.
             UnknownTopicError, TypeError, ReadOnlyError, DiskFullError, ClosedError
         """
         self._writable("create partitions")
         check_count(partitions, "partitions", 1, MAX_PARTITIONS)
         log = self._log(name)
+        if self._topics.describe(name).config.fixed_partitions:
+            raise TopicConfigError(
+                f"topic {name!r} was made with fixed_partitions: each key stays where it is; copy_topic "
+                "makes a topic with more",
+                topic=name,
+            )
         before = self._topics.grow(name, partitions, lambda: log.reserve_partitions(partitions))
         if before.partitions != partitions:
             logger.warning(

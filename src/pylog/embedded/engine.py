@@ -8,7 +8,7 @@ that the engine may do it before it changes anything.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from logcore.segment_files import LARGEST_OFFSET
 from logcore.topic_log import TopicLog
@@ -35,7 +35,6 @@ from pylog.engine import (
     TruncateCallback,
     Values,
 )
-from pylog.errors import UnsupportedError
 from pylog.filters import Filter
 from pylog.queue_options import QueueOptions
 from pylog.records import CopyReport, Record, RecordId
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from pylog.embedded.producer import EmbeddedProducer
     from pylog.embedded.queue_source import EmbeddedQueueSource
     from pylog.embedded.transactions import Transaction
+    from pylog.eventsourcing.store import EventStore, StoreOptions
     from pylog.queues import Queue, QueueArguments
 
 CAPABILITIES: frozenset[Capability] = frozenset(
@@ -62,6 +62,7 @@ CAPABILITIES: frozenset[Capability] = frozenset(
         "transactions",
         "queues",
         "keys",
+        "event_store",
     }
 )
 
@@ -377,10 +378,17 @@ class EmbeddedEngine(AdministeredDirectory):
         self._check_open()
         return list_queues(self.path)
 
-    def event_store(self, name: str, **options: Any) -> NoReturn:
-        """Raise UnsupportedError: this release has no event store."""
-        self._lacks("event stores")
+    def event_store(self, name: str, **options: Unpack[StoreOptions]) -> EventStore:
+        """Open a store of event-sourced entities over a topic of its name, made where there is none.
 
-    def _lacks(self, what: str) -> NoReturn:
+        Args:
+            options: See EventStore.
+
+        Raises:
+            TopicConfigError: the topic is there and was made otherwise.
+            TypeError, ConfigError, ReadOnlyError, ClosedError
+        """
+        from pylog.eventsourcing.store import EventStore
+
         self._check_open()
-        raise UnsupportedError(f"this release of pylog has no {what} yet: see engine.capabilities")
+        return EventStore(self, name, **options)

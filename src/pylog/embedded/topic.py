@@ -179,6 +179,8 @@ class TopicDirectories:
                 "partitioner and segment_bytes are fixed when a topic is made, and partitions are added by "
                 "create_partitions()"
             )
+        if "fixed_partitions" in given:
+            raise ConfigError("fixed_partitions is fixed when a topic is made")
         check_known(given, ALTERABLE, "alter_topic")
         with locked_directory(self.path):
             found = self.describe(name)

@@ -281,6 +281,8 @@ def refuse_promises(config: Mapping[str, object]) -> None:
         )
     for option in sorted(WAITS_FOR_NOBODY & config.keys()):
         raise UnsupportedError(f"Kafka has no {option}: its retention waits for no group")
+    if "fixed_partitions" in config:
+        raise UnsupportedError("Kafka has no fixed_partitions: whoever administers it may add some")
 
 
 def kafka_config(config: Mapping[str, object]) -> dict[str, str]:

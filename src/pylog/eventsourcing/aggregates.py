@@ -1,0 +1,107 @@
+"""Aggregate: what a stream of events says a thing is, and decides what happens to it next.
+
+Knows nothing of logs: the store loads and saves it. Invariant: its state is the fold of apply() over its
+events, those that were recorded but not saved yet included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+from pylog.records import RecordId
+
+OWN = "_stands"
+
+
+class Appended(NamedTuple):
+    """Where events came to stand: also what a read model's wait_for() takes."""
+
+    stream: str
+    version: int
+    """Of the stream now: the number of its events."""
+    record_id: RecordId
+    """Of the last event."""
+
+
+class Standing:
+    """What the store knows of an aggregate that it loaded."""
+
+    __slots__ = ("aggregate_id", "bytes", "offset", "pending", "snapshot_version", "version")
+
+    def __init__(self, aggregate_id: str) -> None:
+        self.aggregate_id = aggregate_id
+        self.version = 0
+        """Of the stream as it is stored."""
+        self.offset = -1
+        """Of the stream's last record."""
+        self.pending: list[Any] = []
+        self.snapshot_version = 0
+        self.bytes = 0
+        """Of the events since the snapshot."""
+
+
+class Aggregate:
+    """Subclass it: methods decide and record() events, apply() says what an event changes.
+
+    Attributes begin as the class has them; all that the instance has is its state. Never change state
+    elsewhere than in apply(), and never change a mutable class attribute in place.
+    """
+
+    category: ClassVar[str] = ""
+    """What its streams' names begin with; the class's name where it is empty."""
+    snapshot_schema: ClassVar[int] = 1
+    """Raise it when the meaning of the attributes changes: older snapshots are then not used."""
+
+    _stands: Standing
+
+    def record(self, event: Any) -> None:
+        """Take an event that was decided: it is applied now and stored by the next save()."""
+        self.apply(event)
+        standing_of(self).pending.append(event)
+
+    def apply(self, event: Any) -> None:
+        """Change the state to what it is after the event."""
+        raise NotImplementedError(f"{type(self).__name__}.apply(event) says what an event changes")
+
+    @property
+    def aggregate_id(self) -> str:
+        """Its id; "" where no store knows it."""
+        return standing_of(self).aggregate_id
+
+    @property
+    def version(self) -> int:
+        """The number of its events, those included that are not saved yet."""
+        standing = standing_of(self)
+        return standing.version + len(standing.pending)
+
+    @property
+    def pending(self) -> tuple[Any, ...]:
+        """The events that are not saved yet."""
+        return tuple(standing_of(self).pending)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.aggregate_id!r} version {self.version}: {state_of(self)}>"
+
+
+def standing_of(aggregate: Aggregate) -> Standing:
+    """Return what is known of an aggregate; of one that was never loaded, that it is new."""
+    try:
+        return aggregate._stands
+    except AttributeError:
+        aggregate._stands = Standing("")
+        return aggregate._stands
+
+
+def state_of(aggregate: Aggregate) -> dict[str, Any]:
+    """Return what the instance has, besides what the store knows of it."""
+    return {name: value for name, value in vars(aggregate).items() if name != OWN}
+
+
+def category_name(kind: type[Aggregate]) -> str:
+    """Return what the names of its streams begin with."""
+    return kind.category or kind.__name__
+
+
+def stream_of(kind: type[Aggregate], aggregate_id: str) -> str:
+    """Return the stream of an aggregate."""
+    return f"{category_name(kind)}-{aggregate_id}"

@@ -1,0 +1,128 @@
+"""Snapshots of aggregates in a compacted topic: they save replays and mean nothing else.
+
+A record's key is the stream; its value is JSON: state, the version and the place of the last event in it,
+and the aggregate's snapshot_schema; a header has the XXH3-64 of the value. Invariant: one that is missing,
+damaged, of another schema, or not of this history is not used, and the state is the same without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_type_hints
+
+import msgspec
+import xxhash
+
+from pylog.engine import Engine
+from pylog.errors import PylogError
+from pylog.eventsourcing.aggregates import Aggregate, standing_of, state_of
+from pylog.records import Record
+
+logger = logging.getLogger("pylog")
+
+CHECKSUM = "checksum"
+LOOK_BACK = 8
+"""How many of the newest snapshots of a stream are looked at for one that fits."""
+
+
+class Snapshot(NamedTuple):
+    """The state of an aggregate after so many events."""
+
+    aggregate: Aggregate
+    version: int
+    offset: int
+    epoch: int
+    """Place of the last event in it, in the partition of the stream."""
+
+
+class Snapshots:
+    """The snapshots of one event store.
+
+    Args:
+        every: Take one after so many events; None: never by their number.
+        every_bytes: Take one after so many bytes of events.
+    """
+
+    def __init__(self, engine: Engine, topic: str, every: int | None, every_bytes: int | None) -> None:
+        self.engine, self.topic = engine, topic
+        self.every, self.every_bytes = every, every_bytes
+        self._unfit: set[type] = set()
+
+    def due(self, aggregate: Aggregate) -> bool:
+        """Return whether enough has happened since the last one."""
+        standing = standing_of(aggregate)
+        since = standing.version - standing.snapshot_version
+        return since > 0 and (
+            (self.every is not None and since >= self.every)
+            or (self.every_bytes is not None and standing.bytes >= self.every_bytes)
+        )
+
+    def take(self, aggregate: Aggregate, stream: str, epoch: int) -> bool:
+        """Write a snapshot; False where the state would not come back as it is. Raises what append raises."""
+        standing, kind = standing_of(aggregate), type(aggregate)
+        state = state_of(aggregate)
+        try:
+            fits = restored(kind, msgspec.json.decode(msgspec.json.encode(state))) == state
+        except (TypeError, ValueError, RecursionError):
+            fits = False
+        if not fits:
+            if kind not in self._unfit:
+                self._unfit.add(kind)
+                logger.warning(
+                    "%s takes no snapshots: its state does not come back from JSON as it is; annotate the "
+                    "attributes of the class with their types",
+                    kind.__name__,
+                )
+            return False
+        value = msgspec.json.encode(
+            {
+                "aggregate": kind.__name__,
+                "schema": kind.snapshot_schema,
+                "version": standing.version,
+                "offset": standing.offset,
+                "epoch": epoch,
+                "state": state,
+            }
+        )
+        checksum = xxhash.xxh3_64_hexdigest(value).encode()
+        self.engine.append(self.topic, value, stream.encode(), headers=[(CHECKSUM, checksum)])
+        standing.snapshot_version, standing.bytes = standing.version, 0
+        return True
+
+    def before(self, kind: type[Aggregate], stream: str, version: int | None) -> Iterator[Snapshot]:
+        """Yield those of a stream that can be read, newest first, none of a version beyond `version`."""
+        try:
+            records = self.engine.read_key(self.topic, stream.encode(), most=LOOK_BACK, backward=True)
+        except PylogError as error:
+            logger.warning("no snapshot of %s can be read, so all is replayed: %s", stream, error)
+            return
+        for record in records:
+            found = read_snapshot(kind, record)
+            if found is not None and (version is None or found.version <= version):
+                yield found
+
+
+def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state as it comes from JSON, with the types that the class is annotated with."""
+    hints = get_type_hints(kind)
+    return {
+        name: msgspec.convert(value, hints[name]) if name in hints else value for name, value in state.items()
+    }
+
+
+def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
+    """Return what a record says, None where it is damaged, or of another class or schema."""
+    try:
+        value, headers = record.value, dict(record.headers)
+        if value is None or headers.get(CHECKSUM) != xxhash.xxh3_64_hexdigest(value).encode():
+            return None
+        found = msgspec.json.decode(value)
+        if found["aggregate"] != kind.__name__ or found["schema"] != kind.snapshot_schema:
+            return None
+        aggregate = kind()
+        vars(aggregate).update(restored(kind, found["state"]))
+        return Snapshot(aggregate, int(found["version"]), int(found["offset"]), int(found["epoch"]))
+    except (PylogError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("a snapshot at %s-%d cannot be used: %s", record.topic, record.offset, error)
+        return None
