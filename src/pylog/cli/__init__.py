@@ -32,6 +32,8 @@ COMMANDS = {
     "dump": "print one line per batch of a segment file or topic",
     "groups": "list the consumer groups of a data directory",
     "group": "describe, delete or reset a consumer group (plan first; --execute does it)",
+    "queue": "list, show, peek at or purge work queues (purge: plan first; --execute does it)",
+    "dlq": "list, show, redrive or purge dead letters (plan first; --execute does it)",
     "check": "fail where consumer groups lag too far behind",
     "top": "watch the lag and the rates of consumer groups",
     "verify": "check every byte of a segment file, topic or data directory",

@@ -339,6 +339,7 @@ class EmbeddedEngine(AdministeredDirectory):
         from pylog.queues import open_queue
 
         self._check_open()
+        options.setdefault("clock", self._clock)
         return open_queue(self, name, **options)
 
     def queue_source(

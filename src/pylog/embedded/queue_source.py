@@ -162,8 +162,11 @@ class EmbeddedQueueSource:
         if max_records.__class__ is not int or not 0 < max_records <= MOST_LEASES:
             check_count(max_records, "max_records", 1, MOST_LEASES)
         found = self._take(max_records, start)
-        if not found and timeout != 0:
-            found = self._wait(max_records, start, check_seconds(timeout, "timeout"))
+        if not found:
+            if timeout != 0:
+                found = self._wait(max_records, start, check_seconds(timeout, "timeout"))
+            elif self._reclaim():
+                found = self._take(max_records, start)
         if found:
             self._counts["leased"] += len(found)
             if not self._expects_flush:

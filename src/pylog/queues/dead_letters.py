@@ -39,6 +39,7 @@ MAX_MESSAGE_BYTES = 1 << 10
 ROOM_BYTES = 64 << 10
 """What a dead-letter topic takes beyond the largest record of the queue's topic."""
 AT_ONCE = 100
+MOST_SHOWN = 1 << 20
 
 Header = tuple[str, bytes | None]
 
@@ -214,10 +215,27 @@ class DeadLetters:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def _source(self) -> QueueSource | None:
+        """Return the dead-letter topic as a queue; None where nothing was buried yet."""
         with self._lock:
-            if self._opened is None and self.topic in self.engine.list_topics():
+            if self._opened is None and self._there():
                 self._opened = self.engine.queue_source(self.topic, topic=self.topic)
             return self._opened
+
+    def _there(self) -> bool:
+        return self.topic in self.engine.list_topics()
+
+    def _unfinished(self) -> Iterator[Record]:
+        """Yield the records that are there, oldest burial first."""
+        try:
+            source = self._source()
+        except UnknownTopicError:
+            # opened read-only, and never worked: all that was buried is there
+            if self._there():
+                yield from self.engine.read(self.topic)
+            return
+        if source is not None:
+            for entry in source.peek(MOST_SHOWN):
+                yield entry.record
 
     def close(self) -> None:
         """End."""
@@ -229,17 +247,17 @@ class DeadLetters:
     # ---- looking ----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        source = self._source()
+        try:
+            source = self._source()
+        except UnknownTopicError:
+            return sum(1 for _ in self._unfinished())
         if source is None:
             return 0
         return sum(c.ready + c.blocked + c.delayed + c.in_flight for c in source.counts())
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """Yield what is there, oldest burial first."""
-        source = self._source()
-        if source is not None:
-            for entry in source.peek(1 << 20):
-                yield DeadLetter.of(entry.record)
+        """Yield what is there, oldest burial first; of very many the first million."""
+        return map(DeadLetter.of, self._unfinished())
 
     def by_reason(self) -> Counter[str]:
         """Return how many there are of each reason."""
@@ -282,13 +300,13 @@ class DeadLetters:
             raise ConfigError(f"rate={rate} is out of range: more than 0 per second")
         if limit is not None:
             check_count(limit, "limit", 0, 1 << 62)
+        if dry_run:
+            chosen = [where is None or where.matches(record) for record in self._unfinished()]
+            moved = sum(chosen) if limit is None else min(sum(chosen), limit)
+            return Redriven(moved, len(chosen) - moved)
         source = self._source()
         if source is None:
             return Redriven(0, 0)
-        if dry_run:
-            found = sum(where is None or where.matches(letter.record) for letter in self)
-            moved = found if limit is None else min(found, limit)
-            return Redriven(moved, len(self) - moved)
         moved = self._redrive(source, where, to, rate, limit)
         return Redriven(moved, len(self))
 

@@ -206,18 +206,14 @@ class Delivery:
     def __del__(self) -> None:
         if self._over or self._queue.closed or os.getpid() != self._queue.pid:
             return
-        self._over = True
         try:
-            if self._lease.started:
-                warnings.warn(f"{self!r} was dropped without ack, nack or reject", ResourceWarning, 2, self)
-        finally:
-            try:
-                if self._lease.started:
-                    self.nack()
-                else:
-                    self.release()
-            except PylogError:
-                pass  # lost to somebody else, or the engine was closed: it is delivered again anyhow
+            if not self._lease.started:
+                self.release()
+                return
+            self.nack()
+        except PylogError:
+            return  # lost to somebody else, or the engine was closed: it is delivered again anyhow
+        warnings.warn(f"{self!r} was dropped without ack, nack or reject", ResourceWarning, 2, self)
 
     def __repr__(self) -> str:
         return (

@@ -10,10 +10,11 @@ import queue
 import threading
 import time
 from collections import defaultdict, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pylog.config import check_count
-from pylog.errors import SerializationError
+from pylog.errors import PylogError, SerializationError
 from pylog.serdes import Serde, serde_for
 
 if TYPE_CHECKING:
@@ -103,8 +104,12 @@ class QueueFace:
         """Return whether maxsize items wait."""
         return 0 < self.maxsize <= self.qsize()
 
+    def __del__(self) -> None:
+        with suppress(PylogError):  # the engine was closed: it is given back anyhow
+            self.close()
+
     def close(self) -> None:
-        """Give back what was got and is not done."""
+        """Give back what was got and is not done, which burns no attempt; so does dropping the object."""
         for got in self._got.values():
             while got:
                 got.popleft().release()

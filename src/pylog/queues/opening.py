@@ -46,6 +46,7 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
             raise TypeError(f"{option}= is a {kind.__name__}, not {type(arguments[option]).__name__}")
     sieve = sieve_of(arguments.pop("filter", None), arguments.pop("on_rejected", None))
     notes = None if dead_letter is None else {"dead_letter": dead_letter}
+    check_dead_letter(dead_letter, topic or name)
     try:
         source = engine.queue_source(name, topic, notes=notes, **stored)
     except UnknownTopicError:
@@ -57,10 +58,15 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         source = engine.queue_source(name, notes=notes, **stored)
     try:
         graveyard = source.notes.get("dead_letter", f"{name}.dlq")
-        if graveyard == source.topic:
-            raise ConfigError(f"dead_letter={graveyard!r} is the queue's own topic: nothing could be dead")
+        check_dead_letter(graveyard, source.topic)
         arguments["retry"] = arguments.get("retry") or DEFAULT_RETRY
         return Queue(engine, source, dead_letter=graveyard, sieve=sieve, **arguments)
     except BaseException:
         source.close()
         raise
+
+
+def check_dead_letter(dead_letter: str | None, topic: str) -> None:
+    """Refuse the queue's own topic, where what is dead would be delivered again."""
+    if dead_letter == topic:
+        raise ConfigError(f"dead_letter={dead_letter!r} is the queue's own topic: nothing could be dead")

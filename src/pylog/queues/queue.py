@@ -7,6 +7,7 @@ finished because a filter does not want it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -41,6 +42,8 @@ from pylog.serdes import Serde, serde_for
 if TYPE_CHECKING:
     from pylog.queues.face import QueueFace
     from pylog.queues.workers import Handler
+
+logger = logging.getLogger("pylog")
 
 BREAKER_SECONDS = 0.05
 """How often somebody who waits looks at a breaker that is being tried."""
@@ -368,7 +371,11 @@ class Queue:
         with self._lock:
             self._dead[reason] += 1
         if self._on_dead_letter is not None:
-            self._on_dead_letter(lease.record, reason, error)
+            try:
+                self._on_dead_letter(lease.record, reason, error)
+            except Exception:
+                # the record is buried, whatever the hook says
+                logger.exception("on_dead_letter of queue %r", self.name)
 
     def note_success(self, permit: Permit) -> None:
         """Tell the breaker."""

@@ -45,6 +45,7 @@ class Workers:
         self._prefetch = check_count(prefetch, "prefetch", 1, 1 << 16)
         self._stopping = threading.Event()
         self._done = threading.Semaphore(0)
+        self._idled = False
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._in_flight = 0
@@ -101,6 +102,7 @@ class Workers:
     def _work(self, tick: float, idle: float | None) -> None:
         try:
             while not self._stopping.is_set():
+                began = time.monotonic()
                 try:
                     deliveries = self._next(tick)
                 except ClosedError:
@@ -110,8 +112,10 @@ class Workers:
                     self._stopping.wait(TROUBLE_SECONDS)
                     continue
                 if not deliveries:
-                    if idle is not None and self._quiet_for() >= idle:
-                        self._stopping.set()
+                    # each leaves when it found nothing itself: what another one ends may make more ready
+                    self._idled |= idle is not None and self._quiet_for(began) >= idle
+                    if self._idled:
+                        return
                     continue
                 for delivery in deliveries:
                     if self._stopping.is_set():
@@ -130,9 +134,10 @@ class Workers:
         delivery = self._queue.get(timeout)
         return [] if delivery is None else [delivery]
 
-    def _quiet_for(self) -> float:
+    def _quiet_for(self, until: float) -> float:
+        """Return the seconds for which nothing was done before `until`; negative where something is."""
         with self._lock:
-            return 0.0 if self._in_flight else time.monotonic() - self._last
+            return -1.0 if self._in_flight else until - self._last
 
     def _handle(self, delivery: Delivery) -> None:
         with self._lock:

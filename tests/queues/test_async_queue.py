@@ -1,0 +1,115 @@
+"""Queues from asyncio: the same queue, thin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from taking import AT_ONCE
+
+import pylog
+from pylog.aio import AsyncEngine
+
+
+def test_tasks_put_and_get(data_dir: Path) -> None:
+    async def main() -> list[bytes]:
+        async with AsyncEngine(pylog.open(data_dir)) as engine:
+            jobs = engine.queue("jobs", retry=AT_ONCE)
+            await jobs.put(b"a", key=b"k")
+            await jobs.put_many([b"b", b"c"])
+            found = []
+            async for delivery in jobs:
+                async with delivery:
+                    found.append(delivery.value)
+                if len(found) == 3:
+                    break
+            assert await jobs.get(0) is None
+            assert await jobs.join(60)
+            await jobs.close()
+            return found
+
+    assert asyncio.run(main()) == [b"a", b"b", b"c"]
+
+
+def test_a_task_that_waits_is_woken_by_a_put_of_another_engine(data_dir: Path) -> None:
+    async def main() -> None:
+        async with AsyncEngine(pylog.open(data_dir)) as engine:
+            jobs = engine.queue("jobs")
+            waiting = asyncio.create_task(jobs.get(60))
+            await asyncio.sleep(0)
+            with pylog.open(data_dir) as other:
+                other.queue("jobs").put(b"a")
+                delivery = await waiting
+            assert delivery is not None
+            async with delivery:
+                assert delivery.value == b"a"
+
+    asyncio.run(main())
+
+
+def test_a_failing_task_has_the_record_delivered_again_and_a_cancelled_one_burns_no_attempt(
+    data_dir: Path,
+) -> None:
+    async def main() -> None:
+        async with AsyncEngine(pylog.open(data_dir)) as engine:
+            jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=2)
+            await jobs.put(b"a")
+            with pytest.raises(LookupError):
+                async with await taken(jobs):
+                    raise LookupError
+            begun = asyncio.Event()
+
+            async def handle() -> None:
+                async with await taken(jobs):
+                    begun.set()
+                    await asyncio.sleep(3600)
+
+            task = asyncio.create_task(handle())
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [entry.delivery_count for entry in jobs.queue.peek()] == [1]
+            with pytest.raises(LookupError):
+                async with await taken(jobs):
+                    raise LookupError
+            assert len(jobs.queue.dead_letters) == 1
+
+    asyncio.run(main())
+
+
+async def taken(jobs: object) -> pylog.Delivery:
+    delivery = await jobs.get(0)  # type: ignore[attr-defined]
+    assert delivery is not None
+    return delivery
+
+
+def test_run_handles_many_at_once_logs_what_fails_and_ends_when_cancelled(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> set[bytes]:
+        async with AsyncEngine(pylog.open(data_dir)) as engine:
+            jobs = engine.queue("jobs", retry=AT_ONCE)
+            await jobs.put_many([b"%d" % n for n in range(20)])
+            seen: set[bytes] = set()
+            together = asyncio.Barrier(5)
+
+            async def handle(delivery: pylog.Delivery) -> None:
+                if delivery.delivery_count == 1:
+                    await together.wait()
+                    seen.add(delivery.value)
+                    if delivery.value == b"7":
+                        raise ValueError("once")
+
+            running = asyncio.create_task(jobs.run(handle, workers=5))
+            assert await jobs.join(60)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            return seen
+
+    with caplog.at_level(logging.ERROR, "pylog"):
+        assert asyncio.run(main()) == {b"%d" % n for n in range(20)}
+    assert caplog.text.count("ValueError: once") == 1

@@ -1,0 +1,393 @@
+"""Workers, and queues across processes with real kills (patterns 1, 3 and 15)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from children import Child
+from taking import AT_ONCE, Opened, taken, values
+
+import pylog
+from pylog.queues import Workers
+from pylog.queues.idempotence import SqliteEffects, idempotent
+
+
+def test_run_handles_all_logs_what_fails_and_goes_on(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = opened(max_deliveries=3)
+    jobs.put_many([b"%d" % n for n in range(20)])
+    seen: Counter[bytes] = Counter()
+
+    def handle(delivery: pylog.Delivery) -> None:
+        seen[delivery.value] += 1
+        if delivery.value == b"7":
+            raise ValueError("no such order")
+
+    with caplog.at_level(logging.ERROR, "pylog"):
+        jobs.run(handle, workers=3, idle=0.0)
+    assert seen == {**dict.fromkeys((b"%d" % n for n in range(20)), 1), b"7": 3}
+    assert [letter.record.value for letter in jobs.dead_letters] == [b"7"]
+    assert caplog.text.count("ValueError: no such order") == 3
+    assert jobs.join(0)
+
+
+def test_3d_more_workers_than_partitions_all_work_at_once(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put_many([b"%d" % n for n in range(16)])
+    together = threading.Barrier(8)  # passed only where eight handlers wait at the same time
+    jobs.run(lambda delivery: together.wait(60), workers=8, idle=0.0)
+    assert jobs.qsize("finished") == 16
+
+
+def test_3f_what_was_prefetched_and_not_begun_burns_no_attempt(opened: Opened) -> None:
+    jobs = opened(max_deliveries=1)
+    jobs.put_many([b"%d" % n for n in range(10)])
+    pool: list[Workers] = []
+
+    def handle(delivery: pylog.Delivery) -> None:
+        pool[0].stop()
+
+    pool.append(Workers(jobs, handle, prefetch=10))
+    pool[0].run()
+    assert pool[0].handled == 1
+    assert [entry.delivery_count for entry in jobs.peek()] == [0] * 9
+    assert jobs.qsize("ready") == 9
+    with pytest.raises(pylog.ClosedError):
+        pool[0].run()
+
+
+def test_an_interrupt_of_a_handler_ends_the_run_and_burns_no_attempt(opened: Opened) -> None:
+    jobs = opened(max_deliveries=1)
+    jobs.put(b"a")
+
+    def handle(delivery: pylog.Delivery) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(handle, workers=2)
+    assert [entry.delivery_count for entry in jobs.peek()] == [0]
+
+
+def test_15b_workers_pause_while_the_breaker_is_open(opened: Opened) -> None:
+    breaker = pylog.CircuitBreaker(max_failures=3, reset_timeout=3600.0)
+    jobs = opened(breaker=breaker, max_deliveries=9)
+    jobs.put_many([b"%d" % n for n in range(10)])
+    called: list[bytes] = []
+
+    def handle(delivery: pylog.Delivery) -> None:
+        called.append(delivery.value)
+        raise OSError
+
+    jobs.run(handle, idle=0.0)
+    assert len(called) == 3
+    assert sum(entry.delivery_count for entry in jobs.peek()) == 3
+
+
+WORKER = """
+import sys, pylog
+def handle(delivery):
+    print(delivery.value.decode())
+    sys.stdin.readline()
+with pylog.open(sys.argv[1]) as engine:
+    jobs = engine.queue("jobs")
+    jobs.run(handle, workers=1, prefetch=4)
+    print("drained")
+"""
+
+
+def test_sigterm_drains_what_is_in_flight_and_gives_back_the_rest(
+    engine: pylog.Engine, data_dir: Path
+) -> None:
+    jobs = engine.queue("jobs", max_deliveries=1)
+    jobs.put_many([b"%d" % n for n in range(6)])
+    with Child(WORKER, data_dir) as child:
+        assert child.says() == "0"
+        child.process.send_signal(signal.SIGTERM)
+        child.tell()  # the handler goes on, and returns
+        assert child.says() == "drained"
+        assert child.ends() == 0
+    assert [entry.delivery_count for entry in jobs.peek()] == [0] * 5
+    assert values(jobs) == [b"%d" % n for n in range(1, 6)]
+
+
+def test_3b_the_leases_of_a_killed_worker_are_free_at_once(engine: pylog.Engine, data_dir: Path) -> None:
+    jobs = engine.queue("jobs", visibility_timeout=3600.0, retry=AT_ONCE)
+    jobs.put(b"a")
+    with Child(WORKER, data_dir) as child:
+        assert child.says() == "a"
+        assert jobs.get(0) is None
+        child.kill()
+        delivery = jobs.get(60)
+    assert delivery is not None
+    assert (delivery.value, delivery.delivery_count) == (b"a", 2)
+    delivery.ack()
+
+
+def test_3a_a_worker_that_was_stopped_too_long_cannot_end_what_others_have(
+    engine: pylog.Engine, data_dir: Path
+) -> None:
+    jobs = engine.queue("jobs", visibility_timeout=1.0, retry=AT_ONCE)
+    jobs.put(b"a")
+    script = """
+import sys, pylog
+with pylog.open(sys.argv[1]) as engine:
+    delivery = engine.queue("jobs").get(30)
+    print("got")
+    sys.stdin.readline()
+    for end in (delivery.ack, delivery.nack, delivery.reject):
+        try:
+            end()
+            print("ended")
+        except pylog.LeaseLostError:
+            print("lost")
+"""
+    with Child(script, data_dir) as child:
+        assert child.says() == "got"
+        child.stop()
+        delivery = jobs.get(60)
+        assert delivery is not None
+        child.process.send_signal(signal.SIGCONT)
+        child.tell()
+        assert [child.says() for _ in range(3)] == ["lost"] * 3
+    assert jobs.qsize("in_flight") == 1
+    delivery.ack()
+    assert len(jobs.dead_letters) == 0
+
+
+@pytest.mark.soak
+def test_3c_a_task_ten_lease_times_long_is_delivered_once(opened: Opened) -> None:
+    jobs = opened(visibility_timeout=1.0)
+    jobs.put(b"long")
+    with taken(jobs):
+        assert jobs.get(10) is None
+    assert jobs.join(0)
+
+
+def test_3g_an_effect_happens_once_though_its_worker_died_before_the_ack(
+    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+) -> None:
+    jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=50)
+    jobs.put_many([b"%d" % n for n in range(5)])
+    script = """
+import os, sys, pylog
+from pylog.queues.idempotence import SqliteEffects, idempotent
+store = SqliteEffects(sys.argv[2])
+store.connection.execute("CREATE TABLE IF NOT EXISTS paid (job TEXT)")
+@idempotent(store)
+def pay(delivery):
+    store.connection.execute("INSERT INTO paid VALUES (?)", (delivery.value.decode(),))
+with pylog.open(sys.argv[1]) as engine:
+    delivery = engine.queue("jobs").get(30)
+    pay(delivery)
+    os.kill(os.getpid(), 9)
+"""
+    for _ in range(2):
+        with Child(script, data_dir, tmp_path / "effects.db") as child:
+            child.process.wait()
+    store = SqliteEffects(tmp_path / "effects.db")
+
+    @idempotent(store)
+    def pay(delivery: pylog.Delivery) -> None:
+        store.connection.execute("INSERT INTO paid VALUES (?)", (delivery.value.decode(),))
+        if delivery.delivery_count == 1 and delivery.value == b"4":
+            raise ValueError("rolled back with its mark")
+
+    jobs.run(pay, idle=0.0)
+    store.close()
+    with sqlite3.connect(tmp_path / "effects.db") as connection:
+        assert sorted(connection.execute("SELECT job FROM paid")) == [(str(n),) for n in range(5)]
+    connection.close()
+
+
+# ---- conservation ---------------------------------------------------------------------------------------
+
+PRODUCER = """
+import os, sys, pylog
+with pylog.open(sys.argv[1]) as engine:
+    jobs = engine.queue("jobs")
+    with open(sys.argv[2], "a", buffering=1) as put:
+        for n in range(int(sys.argv[3]), int(sys.argv[4])):
+            jobs.put(b"%d" % n, key=b"%d" % (n % 5), delay=0.01 if n % 7 == 0 else None)
+            print(n, file=put)
+    print("done")
+"""
+CONSUMER = """
+import os, sys, time, pylog
+with pylog.open(sys.argv[1]) as engine:
+    jobs = engine.queue("jobs", retry=pylog.Retry.fixed(0.0))
+    with open(sys.argv[2], "a", buffering=1) as acked:
+        for delivery in jobs:
+            due = dict(delivery.headers).get("pylog-due")
+            if due is not None and int(due) > time.time_ns():
+                print("early", file=acked)
+            n = int(delivery.value)
+            if n % 11 == 0:
+                delivery.reject("every eleventh")
+            elif n % 5 == 0 and delivery.delivery_count == 1:
+                delivery.nack()
+            else:
+                delivery.ack()
+                print(n, file=acked)
+"""
+
+
+def numbers(directory: Path, name: str) -> list[str]:
+    """Return the whole lines of the files of that name; a killed writer may leave a part of one."""
+    found: list[str] = []
+    for path in directory.glob(f"{name}*"):
+        found += [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line.strip() for line in found]
+
+
+def storm(engine: pylog.Engine, data_dir: Path, tmp_path: Path, *, each: int, kills: int) -> None:
+    """Have producers and consumers killed again and again; every id ends acked or dead."""
+    jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=60_000, visibility_timeout=600.0)
+    children: list[Child] = []
+    try:
+        for number in range(2):
+            children.append(Child(CONSUMER, data_dir, tmp_path / f"acked{number}"))
+            children.append(
+                Child(PRODUCER, data_dir, tmp_path / f"put{number}", number * each, (number + 1) * each)
+            )
+        started = len(children)
+        for kill in range(kills):
+            before = jobs.qsize("finished")
+            while jobs.qsize("finished") < before + 5 and jobs.qsize() + jobs.qsize("in_flight"):
+                time.sleep(0.001)
+            with children[kill % 4]:
+                pass  # killed
+            if kill % 4 in (0, 2):
+                again = Child(CONSUMER, data_dir, tmp_path / f"acked{started + kill}")
+            else:
+                number = kill % 4 // 2
+                last = max((int(n) for n in numbers(tmp_path, f"put{number}")), default=number * each - 1)
+                # goes on behind what it knows to be in: what was put and not noted is put twice
+                again = Child(PRODUCER, data_dir, tmp_path / f"put{number}", last + 1, (number + 1) * each)
+            children[kill % 4] = again
+        for number in (1, 3):
+            assert children[number].says() == "done"
+        assert jobs.join(60)
+    finally:
+        for child in children:
+            with child:
+                pass
+    put = [int(record.value) for record in engine.read("jobs")]
+    expected = set(range(2 * each))
+    assert set(put) == expected, "no acknowledged put is lost"
+    assert len(put) <= len(expected) + kills, "one put at most is repeated by each kill"
+    acked = numbers(tmp_path, "acked")
+    assert "early" not in acked
+    dead = sorted(letter.offset for letter in jobs.dead_letters)
+    assert dead == [offset for offset, n in enumerate(put) if n % 11 == 0], "dead once each, and no other"
+    alive = Counter(n for n in put if n % 11)
+    told = Counter(int(n) for n in acked)
+    assert not told - alive, "none acked twice"
+    assert (alive - told).total() <= kills, "who dies between ack and note tells nothing, once"
+
+
+def test_1b_1c_under_a_kill_storm_every_record_ends_acked_or_dead(
+    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+) -> None:
+    storm(engine, data_dir, tmp_path, each=150, kills=8)
+
+
+@pytest.mark.soak
+def test_1b_1c_under_a_long_kill_storm_every_record_ends_acked_or_dead(
+    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+) -> None:
+    storm(engine, data_dir, tmp_path, each=20_000, kills=300)
+
+
+MANY_PRODUCER = """
+import sys, pylog
+with pylog.open(sys.argv[1]) as engine:
+    jobs = engine.queue("jobs")
+    first, count = int(sys.argv[2]), int(sys.argv[3])
+    for n in range(first, first + count, 50):
+        jobs.put_many([b"%d" % i for i in range(n, n + 50)])
+    print("done")
+"""
+MANY_CONSUMER = """
+import sys, pylog
+with pylog.open(sys.argv[1]) as engine:
+    jobs = engine.queue("jobs")
+    while batch := jobs.get_many(100, 2.0):
+        print(*(delivery.value.decode() for delivery in batch))
+        jobs.ack_many(batch)
+    print("empty")
+"""
+
+
+def multiset(data_dir: Path, each: int) -> None:
+    """Four processes put, four get and ack: what goes in comes out."""
+    producers = [Child(MANY_PRODUCER, data_dir, number * each, each) for number in range(4)]
+    consumers = [Child(MANY_CONSUMER, data_dir) for _ in range(4)]
+    found: Counter[int] = Counter()
+    try:
+        for consumer in consumers:
+            while (line := consumer.says()) != "empty":
+                found.update(map(int, line.split()))
+    finally:
+        for child in (*producers, *consumers):
+            with child:
+                pass
+    assert found == Counter(range(4 * each))
+
+
+def test_1b_four_producers_and_four_consumers_multiset_in_is_multiset_out(
+    engine: pylog.Engine, data_dir: Path
+) -> None:
+    engine.queue("jobs").close()
+    multiset(data_dir, 1000)
+
+
+@pytest.mark.soak
+def test_1b_a_million_items(engine: pylog.Engine, data_dir: Path) -> None:
+    engine.queue("jobs").close()
+    multiset(data_dir, 250_000)
+
+
+@pytest.mark.soak
+def test_1d_a_blocked_get_uses_no_cpu_and_wakes_fast(opened: Opened) -> None:
+    jobs = opened()
+    before = time.process_time()
+    assert jobs.get(5.0) is None
+    assert time.process_time() - before < 0.25
+    delays = []
+
+    def put() -> None:
+        time.sleep(0.02)
+        jobs.put(b"%d" % time.perf_counter_ns())
+
+    for _ in range(50):
+        thread = threading.Thread(target=put)
+        thread.start()
+        with jobs.get(30) as delivery:  # type: ignore[union-attr]
+            delays.append(time.perf_counter_ns() - int(delivery.value))
+        thread.join()
+    assert sorted(delays)[25] < 1_000_000
+
+
+def test_a_forked_child_does_not_end_its_parents_deliveries(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put(b"a")
+    delivery = taken(jobs)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            delivery.ack()
+        except pylog.LeaseLostError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    delivery.ack()
+    assert jobs.join(0)
