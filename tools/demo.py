@@ -1,193 +1,113 @@
-"""The demo: a year of real flights through an event log, with a producer killed in the middle (`make demo`).
+"""The demo: a year of real flights through an event log, with processes killed in the middle (`make demo`).
 
 Two producer processes stream the flights that left New York in 2013 into a topic of 4 partitions, keyed by
-aircraft, while two consumer processes work out the delays of each carrier. One producer is killed with
-SIGKILL on the way and started again: its producer_id tells it where it was. In the end every figure is
-checked against a plain fold of the source. Invariant: it ends with 0 only where all of them agree.
+aircraft, while the members of a consumer group work out the delays of each carrier: two at first, a third one
+joins on the way. One producer is killed with SIGKILL and started again: its producer_id tells it where it
+was. One consumer is killed: the others have its partitions at once. In the end every figure is checked
+against a plain fold of the source. Invariant: it ends with 0 only where all of them agree.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
-import flights as source
-from flights import ROWS, Figures, carrier_names, flights, merged, plain_fold
+from demo_cast import CONSUMERS, DELAYS, GROUP, PARTITIONS, POLL_SECONDS, PRODUCERS, TOPIC, Account, Processes
+from demo_screen import Screen
+from flights import ROWS, flights, plain_fold
 
 import pylog
 
-TOPIC, COPY = "flights", "flights-at-full-speed"
-PARTITIONS, PRODUCERS, CONSUMERS = 4, 2, 2
-KILL_AT = 0.4
-PACE_ROWS = 200
-REPORT_SECONDS = 0.1
-SLOWEST = 6
+COPY = "flights-at-full-speed"
+JOIN_AT, KILL_PRODUCER_AT, KILL_CONSUMER_AT = 0.2, 0.4, 0.6
+LONGEST_REBALANCE = 30.0
 
 Say = Callable[[str], None]
-
-
-# ---- the processes ------------------------------------------------------------------------------
-
-
-def produce(directory: str, number: int, pace: int, report: Connection) -> None:
-    """Send every second flight, from where this producer_id had come to."""
-    begun, sent = time.monotonic(), 0
-    with pylog.open(directory) as engine, engine.producer(producer_id=f"loader-{number}") as producer:
-        first = producer.resume_from(TOPIC)
-        report.send(first)
-        for flight in flights():
-            if flight.number < first or flight.number % PRODUCERS != number:
-                continue
-            producer.send(
-                TOPIC,
-                flight.line,
-                flight.aircraft,
-                timestamp=flight.timestamp,
-                sequence=flight.number,
-            )
-            sent += 1
-            if pace and sent % PACE_ROWS == 0:
-                time.sleep(max(0.0, begun + sent / pace - time.monotonic()))
-
-
-class Counted(NamedTuple):
-    """What a consumer has worked out so far; `seen` has a byte per row and comes with the last one only."""
-
-    number: int
-    records: int
-    twice: int
-    figures: Figures
-    seen: bytes
-
-
-def consume(directory: str, number: int, report: Connection) -> None:
-    """Work out the delays in some partitions; ends behind the last record once the parent says so."""
-    figures: Figures = {}
-    seen = bytearray(ROWS)
-    records = twice = 0
-    last_report = 0.0
-    finish = False
-    with pylog.open(directory) as engine, engine.consumer(auto_offset_reset="earliest") as consumer:
-        consumer.assign([(TOPIC, p) for p in range(number, PARTITIONS, CONSUMERS)])
-        while True:
-            found = consumer.poll(1000, REPORT_SECONDS)
-            for record in found:
-                source.count(figures, record.value or b"")
-                row = record.sequence
-                twice += row is None or seen[row]
-                if row is not None:
-                    seen[row] = 1
-            records += len(found)
-            if time.monotonic() - last_report > REPORT_SECONDS:
-                report.send(Counted(number, records, twice, figures, b""))
-                last_report = time.monotonic()
-            if finish and not found:
-                break
-            finish = finish or report.poll()
-    report.send(Counted(number, records, twice, figures, bytes(seen)))
-
-
-class Processes:
-    """The producers and consumers, and what they last said."""
-
-    def __init__(self, directory: str, pace: int) -> None:
-        self.context = multiprocessing.get_context("spawn")
-        self.directory, self.pace = directory, pace
-        self.producers: list[BaseProcess] = []
-        self.resumed: list[int] = [0] * PRODUCERS
-        self.consumers: list[tuple[BaseProcess, Connection]] = []
-        self.counted: dict[int, Counted] = {}
-
-    def start(self) -> None:
-        """Start all of them."""
-        for number in range(CONSUMERS):
-            ours, theirs = self.context.Pipe()
-            process = self.context.Process(target=consume, args=(self.directory, number, theirs))
-            process.start()
-            theirs.close()
-            self.consumers.append((process, ours))
-        self.producers = [self.start_producer(number) for number in range(PRODUCERS)]
-
-    def start_producer(self, number: int) -> BaseProcess:
-        """Start a producer and learn where it begins."""
-        ours, theirs = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=produce, args=(self.directory, number, self.pace, theirs))
-        process.start()
-        theirs.close()
-        self.resumed[number] = ours.recv()
-        return process
-
-    def listen(self, timeout: float) -> None:
-        """Take in what the consumers say."""
-        open_ends = {id(end): end for _, end in self.consumers}
-        for ready in wait(list(open_ends.values()), timeout):
-            assert isinstance(ready, Connection)
-            try:
-                counted: Counted = ready.recv()
-            except EOFError:
-                continue
-            self.counted[counted.number] = counted
-
-    def finish(self) -> None:
-        """Let the consumers go on to the end, and wait for them."""
-        for _, end in self.consumers:
-            end.send("finish")
-        while any(not counted.seen for counted in self.counted.values()) or len(self.counted) < CONSUMERS:
-            self.listen(1.0)
-            if any(process.exitcode not in (None, 0) for process, _ in self.consumers):
-                raise SystemExit("a consumer failed")
-        for process, _ in self.consumers:
-            process.join()
-
-    def stop(self) -> None:
-        """Leave nobody behind, whatever happened."""
-        for process in [*self.producers, *(consumer for consumer, _ in self.consumers)]:
-            if process.is_alive():
-                process.kill()
-            process.join()
 
 
 # ---- the story ----------------------------------------------------------------------------------
 
 
-def stream(processes: Processes, engine: pylog.Engine, screen: Screen) -> None:
-    """Run producers and consumers to the end, with a kill on the way."""
-    processes.start()
-    killed = False
-    while any(process.is_alive() for process in processes.producers):
-        processes.listen(REPORT_SECONDS)
-        there = sum(engine.log_end_offset(TOPIC, p) for p in range(PARTITIONS))
-        screen.show(there, processes.counted)
-        if not killed and there >= KILL_AT * ROWS:
-            killed = True
-            victim = processes.producers[0]
-            screen.say(f"kill -9 {victim.pid}: producer loader-0 is dead, {there:,} flights are in the log")
-            victim.kill()
-            victim.join()
-            processes.producers[0] = processes.start_producer(0)
-            screen.say(f"producer loader-0 is back and resumes at row {processes.resumed[0]:,}")
-        if any(process.exitcode not in (None, 0) for process in processes.producers):
-            raise SystemExit("a producer failed")
-    processes.finish()
-    screen.show(ROWS, processes.counted)
-    if not killed:
-        raise SystemExit("the producers were through before one could be killed: use a slower --pace")
+class Story:
+    """Everybody runs to the end, and on the way one joins and two are killed."""
+
+    def __init__(self, processes: Processes, engine: pylog.Engine, screen: Screen) -> None:
+        self.processes, self.engine, self.screen = processes, engine, screen
+        self.account = Account(engine)
+        self.events = [
+            (JOIN_AT, self.join),
+            (KILL_PRODUCER_AT, self.kill_a_producer),
+            (KILL_CONSUMER_AT, self.kill_a_consumer),
+        ]
+        self.third = self.killed = ""
+        self.taken_over_ms = 0
+
+    def run(self) -> None:
+        """Tell it."""
+        processes, screen = self.processes, self.screen
+        processes.start()
+        self.settle("the group shares the partitions")
+        while any(process.is_alive() for process in processes.producers):
+            there = self.show()
+            if self.events and there >= self.events[0][0] * ROWS:
+                self.events.pop(0)[1]()
+            if any(process.exitcode not in (None, 0) for process in processes.producers):
+                raise SystemExit("a producer failed")
+        processes.finish(self.account)
+        screen.show(ROWS, self.account.figures, self.account.flights)
+        if self.events:
+            raise SystemExit("the producers were through too soon: use a slower --pace")
+
+    def show(self) -> int:
+        """Take in what was counted and show it; the flights that are in the log."""
+        self.account.listen(POLL_SECONDS)
+        there = sum(self.engine.log_end_offset(TOPIC, p) for p in range(PARTITIONS))
+        self.screen.show(there, self.account.figures, self.account.flights)
+        return there
+
+    def settle(self, what: str) -> dict[str, list[int]]:
+        """Wait until the group has settled, and show who reads what."""
+        until = time.monotonic() + LONGEST_REBALANCE
+        while not (reads := self.processes.readers(self.engine)):
+            if time.monotonic() > until:
+                raise SystemExit("the group does not settle")
+            time.sleep(0.002)
+        self.screen.readers(reads, what)
+        return reads
+
+    def join(self) -> None:
+        """One more consumer takes its share."""
+        self.third = self.processes.start_consumer()
+        self.settle(f"{self.third} joins")
+
+    def kill_a_producer(self) -> None:
+        """Kill one and start it again."""
+        processes, victim = self.processes, self.processes.producers[0]
+        self.screen.say(f"kill -9 {victim.pid}: producer loader-0 is dead")
+        victim.kill()
+        victim.join()
+        processes.producers[0] = processes.start_producer(0)
+        self.screen.say(f"producer loader-0 is back and resumes at row {processes.resumed[0]:,}")
+
+    def kill_a_consumer(self) -> None:
+        """Kill one: what it had is with the others at once."""
+        self.killed = next(iter(self.processes.consumers))
+        victim = self.processes.consumers[self.killed][0]
+        began = time.monotonic()
+        victim.kill()
+        victim.join()
+        self.settle(f"kill -9 {victim.pid}: {self.killed} is dead")
+        self.taken_over_ms = int(1000 * (time.monotonic() - began))
+        self.screen.say(f"what it had was with the others after {self.taken_over_ms} ms")
 
 
-def check(engine: pylog.Engine, processes: Processes, say: Say) -> bool:
-    """Hold everything against the source: what the consumers saw, their figures, and the log itself."""
-    counted = list(processes.counted.values())
-    seen = bytes(a | b for a, b in zip(*(part.seen for part in counted), strict=True))
+def check(engine: pylog.Engine, story: Story, say: Say) -> bool:
+    """Hold everything against the source: what the consumers counted, and the log itself."""
+    account = story.account
     rows = {flight.number: flight for flight in flights()}
     wrong = order_wrong = 0
     home: dict[bytes, int] = {}
@@ -207,13 +127,19 @@ def check(engine: pylog.Engine, processes: Processes, say: Say) -> bool:
             loader = flight.number % PRODUCERS
             order_wrong += flight.number <= last[loader]
             last[loader] = flight.number
-    figures, expected = merged([part.figures for part in counted]), plain_fold()
+    expected = plain_fold()
+    lag = sum(row.lag for row in engine.describe_group(GROUP).partitions)
     results = {
         f"the log holds each of the {ROWS:,} flights once, unchanged, by aircraft": not rows and not wrong,
         "each producer's flights are in their order": not order_wrong,
-        "the consumers saw every flight": all(seen),
-        "the consumers saw no flight twice": not sum(part.twice for part in counted),
-        f"the delays of all {len(expected)} carriers equal a plain fold of the source": figures == expected,
+        "the consumers counted every flight": all(account.seen[:ROWS]) and lag == 0,
+        "the consumers counted no flight twice": not account.twice and account.flights == ROWS,
+        f"{len(account.by)} consumers did it, {story.third} and the killed {story.killed} too": (
+            len(account.by) == CONSUMERS + 1 and {story.third, story.killed} <= set(account.by)
+        ),
+        f"the delays of all {len(expected)} carriers equal a plain fold of the source": (
+            account.figures == expected
+        ),
     }
     for promise, held in results.items():
         say(f"  {'yes' if held else 'NO '}  {promise}")
@@ -253,61 +179,7 @@ def full_speed(engine: pylog.Engine) -> Iterator[tuple[str, int, float]]:
         yield "columnar batches, checksums verified", found, time.perf_counter() - begun
 
 
-# ---- what is shown ------------------------------------------------------------------------------
-
-
-class Screen:
-    """A progress bar and a live table on a terminal; a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(highlight=False)
-        self.names = carrier_names()
-        self.begun = self.last_line = time.monotonic()
-
-    @contextmanager
-    def live(self) -> Iterator[Screen]:
-        """Keep the picture on the screen while the block runs."""
-        from rich.live import Live
-
-        self.picture = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
-        if self.picture is None:
-            yield self
-            return
-        with self.picture:
-            yield self
-
-    def say(self, text: str) -> None:
-        """Say something that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
-
-    def show(self, there: int, counted: dict[int, Counted]) -> None:
-        """Show how far everybody is and whose flights are the latest."""
-        done = sum(part.records for part in counted.values())
-        if self.picture is None:
-            if time.monotonic() - self.last_line >= 2 or done == ROWS:
-                self.last_line = time.monotonic()
-                self.say(f"{self.last_line - self.begun:5.1f} s  {there:,} flights in the log, {done:,} read")
-            return
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title="mean arrival delay, live", title_justify="left", box=None, pad_edge=False)
-        for column in ("carrier", "flights", "minutes"):
-            table.add_column(column, justify="left" if column == "carrier" else "right", min_width=10)
-        figures = merged([part.figures for part in counted.values()])
-        for carrier, delays in islice(sorted(figures.items(), key=lambda item: -item[1].mean), SLOWEST):
-            table.add_row(self.names.get(carrier, carrier), f"{delays.flights:,}", f"{delays.mean:.1f}")
-        progress = Table.grid(padding=(0, 2))
-        progress.add_row(
-            ProgressBar(ROWS, done, width=40),
-            Text(f"{there:,} of {ROWS:,} flights in the log, {done:,} read"),
-        )
-        self.picture.update(Group(progress, table), refresh=True)
-
+# ---- the whole of it -----------------------------------------------------------------------------
 
 NEXT = """
 Now look around (the data stay in {directory}):
@@ -316,6 +188,8 @@ Now look around (the data stay in {directory}):
   {pylog} -C {directory} cat flights -e -o -2 -f '%p %o %k  %s\\n'     the last two of each partition
   {pylog} -C {directory} cat flights -e -o s@1380585600000 -c 3        from the 1st of October on
   {pylog} -C {directory} cat flights -e -p 0 -c 1 -J                   one record with everything
+  {pylog} -C {directory} group delays-by-carrier                       how far the group came
+  {pylog} -C {directory} cat delays -e -o -1                           what a consumer counted last
   {pylog} -C {directory} dump flights | tail -3                        the batches on disk
   {pylog} -C {directory} verify                                        every byte checked
 Break a copy of a segment and see what verify says:
@@ -345,12 +219,14 @@ def main() -> int:
     try:
         with pylog.open(directory) as engine:
             engine.create_topic(TOPIC, partitions=PARTITIONS)
+            engine.create_topic(DELAYS)
+            story = Story(processes, engine, screen)
             with screen.live():
-                stream(processes, engine, screen)
+                story.run()
             took = time.monotonic() - screen.begun
             screen.say(f"streamed in {took:.1f} s: {ROWS / took:,.0f} flights/s at the pace of the producers")
             screen.say("is it right?")
-            right = check(engine, processes, screen.say)
+            right = check(engine, story, screen.say)
             screen.say("and at full speed, one process:")
             for name, records, seconds in full_speed(engine):
                 screen.say(f"  {records / seconds:12,.0f} records/s  {name}")

@@ -50,9 +50,16 @@ cdef extern from *:
         pthread_mutexattr_destroy(&a);
         return r;
     }
+    /* In slices: a waiter that is woken and killed before it runs has taken the wake-up with it, and whoever
+       got the lock meanwhile does not know of the others. They would sleep on beside a lock that is free. */
     static inline int mutex_lock_within(pthread_mutex_t *m, int64_t timeout_ns) {
-        struct timespec t = timespec_of(clock_ns(CLOCK_MONOTONIC) + timeout_ns);
-        return pthread_mutex_clocklock(m, CLOCK_MONOTONIC, &t);
+        int64_t end = clock_ns(CLOCK_MONOTONIC) + timeout_ns;
+        for (;;) {
+            int64_t until = clock_ns(CLOCK_MONOTONIC) + 20000000;
+            struct timespec t = timespec_of(until < end ? until : end);
+            int r = pthread_mutex_clocklock(m, CLOCK_MONOTONIC, &t);
+            if (r != ETIMEDOUT || until >= end) return r;
+        }
     }
     static inline int64_t file_bytes(int fd) {
         struct stat s;

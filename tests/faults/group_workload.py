@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,13 @@ def produce(directory: str, journal: str, name: str, records: int) -> None:
 
 
 def consume(directory: str, journal: str, name: str, idle: float | None = None, **options: Any) -> None:
-    """Handle records, then commit them, until killed, or until nothing came for `idle` seconds."""
+    """Handle records, then commit them, until killed, or until nothing came for `idle` seconds.
+
+    SIGTERM makes it leave in good order.
+    """
     said = Journal(Path(journal), name)
+    told_to_leave: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told_to_leave.append(number))
 
     def assigned(places: list[pylog.TopicPartition]) -> None:
         for place in places:
@@ -46,7 +52,7 @@ def consume(directory: str, journal: str, name: str, idle: float | None = None, 
         consumer.subscribe(TOPIC)
         said.say("joined", pid=os.getpid())
         last = time.monotonic()
-        while idle is None or time.monotonic() - last < idle:
+        while not told_to_leave and (idle is None or time.monotonic() - last < idle):
             records = consumer.poll(20, timeout=0.05)
             if records:
                 last = time.monotonic()
