@@ -46,28 +46,8 @@ class QueueFiles:
         self._path = f"{self.directory}/queue.json"
 
     def load(self) -> QueueDocument | None:
-        """Return what is stored, None where the queue was never opened.
-
-        Raises:
-            CorruptionError: it is damaged.
-        """
-        check_real_directory(f"{self._engine.path}/queues")
-        check_real_directory(self.directory)
-        try:
-            fd = open_plain(None, self._path, self._path, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            content = os.read(fd, LARGEST_DOCUMENT)
-        finally:
-            os.close(fd)
-        try:
-            found = json.loads(content)
-            if found.pop("checksum") != checksum_of(found):
-                raise ValueError("its checksum does not fit")
-            return QueueDocument(str(found["topic"]), queue_config(found["config"]), dict(found["notes"]))
-        except (AttributeError, ValueError, KeyError, TypeError, RecursionError, PylogError) as error:
-            raise CorruptionError(f"{self._path} is damaged: {error}", path=self._path) from None
+        """Return what is stored, None where the queue was never opened. Raises CorruptionError."""
+        return load_queue(self._engine.path, self.queue)
 
     def open(
         self, topic: str | None, given: Mapping[str, object], notes: Mapping[str, Any] | None
@@ -112,7 +92,7 @@ class QueueFiles:
     def floors(self, log: TopicLog) -> OffsetTable:
         """Open the table of offsets below which all records are finished: where a lost table begins again."""
         return OffsetTable(
-            f"{self.directory}/floor.offsets", log.uuid, log.partitions, self._engine._registry
+            floor_path(self._engine.path, self.queue), log.uuid, log.partitions, self._engine._registry
         )
 
     def table(self, log: TopicLog, partition: int, config: QueueConfig, floors: OffsetTable) -> DeliveryTable:
@@ -131,6 +111,38 @@ class QueueFiles:
             visibility_timeout=config.visibility_timeout,
             max_processing=config.max_processing,
         )
+
+
+def load_queue(root: str, queue: str) -> QueueDocument | None:
+    """Return what is stored with a queue, None where it was never opened.
+
+    Raises:
+        CorruptionError: it is damaged.
+    """
+    directory = f"{root}/queues/{queue}"
+    check_real_directory(f"{root}/queues")
+    check_real_directory(directory)
+    path = f"{directory}/queue.json"
+    try:
+        fd = open_plain(None, path, path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        content = os.read(fd, LARGEST_DOCUMENT)
+    finally:
+        os.close(fd)
+    try:
+        found = json.loads(content)
+        if found.pop("checksum") != checksum_of(found):
+            raise ValueError("its checksum does not fit")
+        return QueueDocument(str(found["topic"]), queue_config(found["config"]), dict(found["notes"]))
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError, PylogError) as error:
+        raise CorruptionError(f"{path} is damaged: {error}", path=path) from None
+
+
+def floor_path(root: str, queue: str) -> str:
+    """Return where it stands below which offsets a queue has finished everything."""
+    return f"{root}/queues/{queue}/floor.offsets"
 
 
 def commit_floor(floors: OffsetTable, table: DeliveryTable) -> None:

@@ -29,7 +29,7 @@ class Delivery:
     CancelledError and CircuitOpenError. The exception goes on. Threads may pass it on, not share it.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_over", "_permit", "_queue", "record", "value")
+    __slots__ = ("__weakref__", "_lease", "_over", "_permit", "_pid", "_queue", "record", "value")
 
     def __init__(
         self, queue: Queue, lease: Lease, record: Record, value: Any, permit: Permit | None = None
@@ -38,6 +38,7 @@ class Delivery:
         self._queue = queue
         self._lease = lease
         self._permit = permit
+        self._pid = os.getpid()  # a forked child has no part in its parent's deliveries
         self.record = record
         """The record as the log has it."""
         self.value = value
@@ -204,7 +205,7 @@ class Delivery:
             await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def __del__(self) -> None:
-        if self._over or self._queue.closed or os.getpid() != self._queue.pid:
+        if self._over or self._queue.closed or os.getpid() != self._pid:
             return
         try:
             if not self._lease.started:

@@ -8,7 +8,6 @@ finished because a filter does not want it.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -73,7 +72,6 @@ class Queue:
         """What the engine offers for this queue."""
         self.name = source.queue
         self.topic = source.topic
-        self.pid = os.getpid()
         self.closed = False
         self._clock = clock or SystemClock()
         self.dead_letters = DeadLetters(engine, dead_letter, source, self._clock)
@@ -86,7 +84,7 @@ class Queue:
         self._on_dead_letter = on_dead_letter
         self._most = source.config.max_deliveries
         self._placed = source.config.priorities > 1
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what on_rejected calls may count as well
         self._dead: Counter[str] = Counter()
         self._sequenced = None if producer_id is None else SequencedPuts(engine, self.topic, producer_id)
 
@@ -205,7 +203,7 @@ class Queue:
         Raises:
             DiskFullError, CorruptionError, LockTimeoutError, ReadOnlyError, ClosedError
         """
-        if self._breaker is None:
+        if self._breaker is None and not timeout:  # what is there already, or however long it takes
             leases = self.source.lease(1, timeout)
             if not leases:
                 return None
