@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import pylog
 from pylog.aio import AsyncEngine
+from pylog.filters import header_is, key_is
 
 
 def told(ids: Sequence[pylog.RecordId], error: BaseException | None) -> None:
@@ -64,6 +65,23 @@ def fail(engine: pylog.Engine) -> int | None:
     except pylog.PylogError as error:
         assert_type(error.retriable, bool)
     return None
+
+
+def work(engine: pylog.Engine) -> None:
+    retry = pylog.Retry.exponential(1.0, max_attempts=5, give_up_on=(ValueError, KeyError))
+    wanted = key_is(b"a") & ~header_is("kind", b"test")
+    with engine.queue("jobs", priorities=3, retry=retry, filter=wanted, serde="json") as jobs:
+        assert_type(jobs.put({"n": 1}, priority=2, delay=1.0), pylog.RecordId | None)
+        assert_type(jobs.get(timeout=0.0), pylog.Delivery | None)
+        for delivery in jobs:
+            with delivery:
+                assert_type(delivery.record, pylog.Record)
+                assert_type(delivery.identity, str)
+        for letter in jobs.dead_letters:
+            assert_type(letter, pylog.DeadLetter)
+        assert_type(jobs.dead_letters.redrive(limit=5).redriven, int)
+        jobs.run(lambda delivery: print(delivery.value), workers=2)
+        jobs.as_queue(maxsize=3).put("x", timeout=1.0)
 
 
 async def tasks(path: Path) -> None:

@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from pylog.queues.queue import Queue
 
 
+UNDECODED = object()
+"""Stands for the value of a queue without a serde: it is read when it is asked for."""
+
+
+class Forks:
+    """How often this process is a forked child: such a one has no part in its parent's deliveries."""
+
+    count = 0
+
+    @classmethod
+    def note(cls) -> None:
+        """Count one; called in the child."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=Forks.note)
+
+
 class Delivery:
     """A record of a queue that nobody else has as long as this object lives; made by Queue.get().
 
@@ -29,22 +47,29 @@ class Delivery:
     CancelledError and CircuitOpenError. The exception goes on. Threads may pass it on, not share it.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_over", "_permit", "_pid", "_queue", "record", "value")
+    __slots__ = ("__weakref__", "_forks", "_lease", "_over", "_permit", "_queue", "_value")
 
     def __init__(
-        self, queue: Queue, lease: Lease, record: Record, value: Any, permit: Permit | None = None
+        self, queue: Queue, lease: Lease, permit: Permit | None = None, value: Any = UNDECODED
     ) -> None:
         self._over = False
         self._queue = queue
         self._lease = lease
         self._permit = permit
-        self._pid = os.getpid()  # a forked child has no part in its parent's deliveries
-        self.record = record
-        """The record as the log has it."""
-        self.value = value
-        """The value, decoded where the queue has a serde."""
+        self._forks = Forks.count
+        self._value = value
 
     # ---- what it is -------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """The record as the log has it."""
+        return self._lease.record
+
+    @property
+    def value(self) -> Any:
+        """The value, decoded where the queue has a serde."""
+        return self._lease.record.value if self._value is UNDECODED else self._value
 
     @property
     def key(self) -> bytes | None:
@@ -205,7 +230,7 @@ class Delivery:
             await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def __del__(self) -> None:
-        if self._over or self._queue.closed or os.getpid() != self._pid:
+        if self._over or self._queue.closed or self._forks != Forks.count:
             return
         try:
             if not self._lease.started:

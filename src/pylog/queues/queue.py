@@ -20,7 +20,7 @@ from pylog.clock import Clock, Deadline, SystemClock
 from pylog.config import check_count, check_seconds
 from pylog.engine import Engine, Headers
 from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, SerializationError
-from pylog.filters import Sieve
+from pylog.filters import Sieve, has_header
 from pylog.places import nanoseconds
 from pylog.queue_options import (
     DUE_HEADER,
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from pylog.queues.workers import Handler
 
 logger = logging.getLogger("pylog")
+
+EXPIRES = has_header(EXPIRES_HEADER).matcher
+"""Answers from the columns: most records never expire."""
 
 BREAKER_SECONDS = 0.05
 """How often somebody who waits looks at a breaker that is being tried."""
@@ -81,6 +84,7 @@ class Queue:
         self._retry = retry
         self._breaker = breaker
         self._sieve = sieve
+        self._plain = sieve is None and self._serde is None
         self._on_dead_letter = on_dead_letter
         self._most = source.config.max_deliveries
         self._placed = source.config.priorities > 1
@@ -207,7 +211,11 @@ class Queue:
             leases = self.source.lease(1, timeout)
             if not leases:
                 return None
-            delivery = self._admit(leases[0])
+            (lease,) = leases
+            # as nearly all are: nothing stands against delivering it
+            if self._plain and lease.delivery_count <= self._most and EXPIRES.match(lease.record) is False:
+                return Delivery(self, lease)
+            delivery = self._admit(lease)
             if delivery is not None:
                 return delivery
         found = self._wait(1, timeout, start=True)
@@ -231,9 +239,12 @@ class Queue:
             try:
                 left = None if timeout is None else deadline.left(1e9)
                 leases = self.source.lease(max_records if permit is None else 1, left, start=start)
+                plain = self._plain and permit is None
+                most = self._most if start else self._most - 1
                 for lease in leases:
-                    delivery = self._admit(lease, permit)
-                    if delivery is not None:
+                    if plain and lease.delivery_count <= most and EXPIRES.match(lease.record) is False:
+                        found.append(Delivery(self, lease))
+                    elif (delivery := self._admit(lease, permit)) is not None:
                         found.append(delivery)
             finally:
                 if permit is not None and not found:
@@ -262,14 +273,15 @@ class Queue:
                 # whoever had it last died of it
                 self._bury(lease, before, "max_deliveries", None)
                 return None
-            headers = record.headers
-            if headers and self._expired(headers):
+            if EXPIRES.match(record) is not False and self._expired(record):
                 self._bury(lease, before, "expired", None)
                 return None
             if self._sieve is not None and not self._wanted(self._sieve, lease):
                 return None
+            if self._serde is None:
+                return Delivery(self, lease, permit)
             value = record.value
-            if self._serde is not None and value is not None:
+            if value is not None:
                 try:
                     value = self._serde.deserialize(value)
                 except Exception as error:
@@ -280,10 +292,10 @@ class Queue:
         except BaseException:
             self.source.release([lease])
             raise
-        return Delivery(self, lease, record, value, permit)
+        return Delivery(self, lease, permit, value)
 
-    def _expired(self, headers: list[tuple[str, bytes | None]]) -> bool:
-        said = dict(headers).get(EXPIRES_HEADER)
+    def _expired(self, record: Record) -> bool:
+        said = dict(record.headers).get(EXPIRES_HEADER)
         return said is not None and said.isdigit() and int(said) <= self._clock.time_ns()
 
     def _wanted(self, sieve: Sieve, lease: Lease) -> bool:
@@ -302,13 +314,15 @@ class Queue:
 
     def ack_many(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """Finish many by a few native calls; returns those that somebody else has meanwhile."""
-        by_lease = {id(delivery._lease): delivery for delivery in deliveries}
-        for delivery in by_lease.values():
+        leases = []
+        ending = list(deliveries)
+        for delivery in ending:
             delivery._over = True
+            leases.append(delivery._lease)
             if delivery._permit is not None:
                 self.note_success(delivery._permit)
-        lost = self.source.ack_many([delivery._lease for delivery in by_lease.values()])
-        return [by_lease[id(lease)] for lease in lost]
+        lost = set(map(id, self.source.ack_many(leases)))
+        return [delivery for delivery in ending if id(delivery._lease) in lost] if lost else []
 
     def run(
         self, handler: Handler, *, workers: int = 1, prefetch: int = 1, idle: float | None = None
