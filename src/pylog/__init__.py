@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pylog.errors import VersionConflictError as VersionConflictError
     from pylog.eventsourcing.aggregates import Aggregate as Aggregate
     from pylog.eventsourcing.events import Event as Event
+    from pylog.eventsourcing.projections import ReadModel as ReadModel
     from pylog.eventsourcing.store import EventStore as EventStore
     from pylog.filters import Filter as Filter
     from pylog.groups import GroupDescription as GroupDescription
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from pylog.groups import OffsetChange as OffsetChange
     from pylog.groups import PartitionLag as PartitionLag
     from pylog.parallel import ParallelConsumer as ParallelConsumer
+    from pylog.patterns.cqrs import CommandBus as CommandBus
+    from pylog.patterns.table import Table as Table
     from pylog.queues import DeadLetter as DeadLetter
     from pylog.queues import Delivery as Delivery
     from pylog.queues import Queue as Queue
@@ -79,6 +82,7 @@ _HOMES = {
     "pylog.filters": ("Filter",),
     "pylog.eventsourcing.aggregates": ("Aggregate",),
     "pylog.eventsourcing.events": ("Event",),
+    "pylog.eventsourcing.projections": ("ReadModel",),
     "pylog.eventsourcing.store": ("EventStore",),
     "pylog.groups": ("GroupDescription", "GroupMember", "OffsetChange", "PartitionLag"),
     "pylog.parallel": ("ParallelConsumer",),
@@ -95,6 +99,8 @@ _HOMES = {
         "TopicDescription",
         "TopicPartition",
     ),
+    "pylog.patterns.cqrs": ("CommandBus",),
+    "pylog.patterns.table": ("Table",),
     "pylog.queues": ("DeadLetter", "Delivery", "Queue"),
     "pylog.retries": ("CircuitBreaker", "Retry"),
     "pylog.serdes": ("Serde",),

@@ -49,7 +49,7 @@ from pylog.eventsourcing.events import (
     version_of,
 )
 from pylog.eventsourcing.snapshots import Snapshots
-from pylog.records import Record
+from pylog.records import Record, RecordId
 from pylog.serdes import MessageTypes, Upcaster
 
 logger = logging.getLogger("pylog")
@@ -373,6 +373,25 @@ class EventStore:
         done = self._append(stream, standing.pending, standing.version, standing.offset, metadata, durability)
         self.saved(aggregate, done)
         return done
+
+    def save_in(
+        self, transaction: Any, aggregate: Aggregate, *, metadata: Metadata | None = None
+    ) -> Appended:
+        """Store what an aggregate recorded when an engine's transaction commits, or not at all.
+
+        Afterwards call saved() with what this returns and the RecordId of the last event, from commit().
+        The commit raises VersionConflictError where somebody else was first.
+        """
+        standing = standing_of(aggregate)
+        if not standing.aggregate_id or not standing.pending:
+            raise ConfigError(f"{aggregate!r} has no id, or recorded nothing")
+        stream = stream_of(type(aggregate), standing.aggregate_id)
+        values, headers = encode_events(self.types, standing.pending, standing.version + 1, metadata)
+        guard: int | None = standing.offset
+        for value, own in zip(values, headers, strict=True):
+            transaction.append(self.name, value, stream.encode(), headers=own, guard=guard)
+            guard = None
+        return Appended(stream, standing.version + len(values), RecordId(self.name, -1, -1))
 
     def saved(self, aggregate: Aggregate, done: Appended) -> None:
         """Note that what an aggregate recorded is stored, and take a snapshot where one is due."""
