@@ -54,6 +54,8 @@ def open_table(table: DeliveryTable) -> None:
             table.remap()
         else:
             begin_session(table)
+        if table.began == "new":
+            os.fsync(directory)
 
 
 cdef bytes fresh_file(DeliveryTable table):

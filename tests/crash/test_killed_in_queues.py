@@ -35,7 +35,8 @@ def said(journal: Path) -> dict[str, set[int]]:
     words: dict[str, set[int]] = {"acking": set(), "acked": set(), "moving": set(), "moved": set()}
     for line in journal.read_text().splitlines() if journal.exists() else []:
         word, *offsets = line.split()
-        words[word].update(map(int, offsets))
+        if word != "synced":
+            words[word].update(map(int, offsets))
     return words
 
 

@@ -1,6 +1,6 @@
 """What processes do to a queue while they are killed: work it, hold it open, drain it. Jobs of a Zygote.
 
-Invariant: what the journal says is said before it is done (acking, moving) or after (acked, moved).
+Invariant: what the journal says is said before it is done (acking, moving) or after (acked, moved, synced).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pylog
 def create(directory: str, records: int) -> None:
     with pylog.open(directory) as engine:
         engine.create_topic("jobs", durability="os")
-        engine.create_topic("dead", durability="os")
+        engine.create_topic("dead")
         keys = [b"%d" % (i % 50) if i % 3 else None for i in range(records)]
-        engine.append_many("jobs", [b"%d" % i for i in range(records)], keys)
+        engine.append_many("jobs", [b"%d" % i for i in range(records)], keys, durability="sync")
         options: Any = {"order": "key", "visibility_timeout": 3600.0}
         engine.queue_source("jobs", **options)
 
@@ -51,6 +51,7 @@ def work(directory: str, journal: str, most: int) -> None:
                     assert source.ack_many(some) == []
                 say(journal, "acked", some)
             source.sync()
+            say(journal, "synced", [])
             finish(engine, source, journal)
 
 
@@ -89,4 +90,5 @@ def drain(directory: str, lock_timeout: float = 10.0) -> dict[str, Any]:
             "came": came,
             "dead": [int(record.value or b"") for record in engine.read("dead")],
             "counts": list(source.counts()[0][1:5]),
+            "began": source._table(0).began,
         }
