@@ -22,7 +22,7 @@ from logcore.delivery_slots cimport *
 from logcore.failpoints cimport failpoint
 from logcore.format cimport load16, load32
 from logcore.hashing cimport xxh3
-from logcore.linux cimport CLOCK_BOOTTIME, clock_ns
+from logcore.linux cimport CLOCK_BOOTTIME, CLOCK_REALTIME, clock_ns
 from logcore.reader cimport PartitionReader
 
 import os
@@ -54,7 +54,9 @@ cdef class LeaseFeed:
         free(self.claims)
 
     def lease(self, most: int, now: int, start: bool = True) -> list:
-        """Lease up to `most` records that are ready at `now` (wall clock, ns); an empty list where none is.
+        """Lease up to `most` records that are ready at `now` (wall clock, ns; 0: the machine's own).
+
+        Returns an empty list where none is.
 
         Raises:
             DiskFullError: the table cannot grow.
@@ -62,10 +64,11 @@ cdef class LeaseFeed:
         """
         cdef list made = []
         cdef bint more = True
+        cdef int64_t at = now if now else clock_ns(CLOCK_REALTIME)
         while more and not made:
             self.follow_log()
             self.read_ahead(most)
-            more = self.claim(most, now, start)
+            more = self.claim(most, at, start)
             if self.claimed:
                 self.make_leases(made)
                 more = True

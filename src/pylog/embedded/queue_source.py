@@ -18,7 +18,7 @@ from logcore.deliveries import DeliveryTable, Lease
 from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
 from logcore.processes import fork_count
-from pylog.clock import Deadline
+from pylog.clock import Deadline, SystemClock
 from pylog.config import check_count, check_seconds
 from pylog.embedded.priority_order import PriorityOrder
 from pylog.embedded.queue_files import QueueDocument, QueueFiles, commit_floor
@@ -72,6 +72,8 @@ class EmbeddedQueueSource:
         self._lock = threading.RLock()
         self._feeds: dict[int, LeaseFeed] = {}
         self._feed_locks: dict[int, threading.Lock] = {}
+        self._only: LeaseFeed | None = None
+        self._machine_time = isinstance(self._engine._clock, SystemClock)
         self._floors: OffsetTable | None = None
         self._expects_flush = False
         self._turn = 0
@@ -138,6 +140,8 @@ class EmbeddedQueueSource:
                 found = LeaseFeed(table, DUE_HEADER.encode(), partition // self._band)
                 self._feed_locks[partition] = threading.Lock()
                 self._feeds[partition] = found
+                if self._band * self.config.priorities == 1:
+                    self._only = found
         return found
 
     def _table(self, partition: int) -> DeliveryTable:
@@ -157,11 +161,13 @@ class EmbeddedQueueSource:
 
     def lease(self, max_records: int = 1, timeout: float | None = 0.0, *, start: bool = True) -> list[Lease]:
         """Return up to max_records leases, waiting up to timeout seconds (None: for ever) for the first."""
-        self._check_open()
-        self._engine._writable("lease records")
         if max_records.__class__ is not int or not 0 < max_records <= MOST_LEASES:
             check_count(max_records, "max_records", 1, MOST_LEASES)
-        found = self._take(max_records, start)
+        found = self._take_at_once(max_records, start)
+        if not found:
+            self._check_open()
+            self._engine._writable("lease records")
+            found = self._take(max_records, start)
         if not found:
             if timeout != 0:
                 found = self._wait(max_records, start, check_seconds(timeout, "timeout"))
@@ -171,6 +177,20 @@ class EmbeddedQueueSource:
             self._counts["leased"] += len(found)
             if not self._expects_flush:
                 self._expect_flush()
+        return found
+
+    def _take_at_once(self, most: int, start: bool) -> list[Lease] | None:
+        """Lease from the only partition, where there is one and it is open: the same as _take() in less time."""
+        feed = self._only
+        if feed is None or not feed.at_hand():
+            return None
+        try:
+            with self._feed_locks[0]:
+                found = feed.lease(most, 0 if self._machine_time else self._engine._clock.time_ns(), start)
+        except ClosedError:
+            return None
+        if feed.table.dead_seen:
+            self._bury(feed.table)
         return found
 
     def _take(self, most: int, start: bool) -> list[Lease]:
@@ -276,10 +296,16 @@ class EmbeddedQueueSource:
         self._change(lease, "extend", check_seconds(seconds, "seconds"))
 
     def _change(self, lease: AnyLease, what: str, *values: Any) -> None:
-        self._check_open()
         if lease.__class__ is not Lease:
             raise TypeError(f"expected a lease of this queue, not {type(lease).__name__}")
-        if not getattr(self._table(lease.partition), what)(lease, *values):
+        try:
+            kept = getattr(lease.table, what)(lease, *values)
+        except ClosedError:  # or leased before a fork
+            self._check_open()
+            kept = False
+        if not self._expects_flush:
+            self._expect_flush()
+        if not kept:
             self._counts["lost"] += 1
             raise LeaseLostError(
                 f"queue {self.queue!r}: {self.topic}-{lease.partition} offset {lease.record.offset} is not "
