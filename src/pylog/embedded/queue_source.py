@@ -180,7 +180,7 @@ class EmbeddedQueueSource:
         return found
 
     def _take_at_once(self, most: int, start: bool) -> list[Lease] | None:
-        """Lease from the only partition, where there is one and it is open: the same as _take() in less time."""
+        """Lease from the only partition, if there is one and it is open: _take() in less time."""
         feed = self._only
         if feed is None or not feed.at_hand():
             return None
