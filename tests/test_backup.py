@@ -102,6 +102,26 @@ def test_a_backup_of_a_directory_that_is_written_to_is_a_prefix_that_no_group_is
                 assert (consumer.committed(("t", partition)) or 0) <= len(values)
 
 
+def test_a_queue_goes_on_in_a_restored_copy_where_it_was(engine: pylog.Engine, tmp_path: Path) -> None:
+    engine.create_topic("jobs")
+    engine.append_many("jobs", [b"%d" % n for n in range(10)])
+    source = engine.queue_source("jobs", max_deliveries=7)
+    leases = source.lease(5)
+    assert not source.ack_many(leases[:3])
+    source.nack(leases[3], delay=3600)
+    assert engine.backup(tmp_path / "copy").queues == 1
+    source.ack(leases[4])
+
+    with pylog.open(tmp_path / "copy") as copy:
+        again = copy.queue_source("jobs")
+        assert again.config.max_deliveries == 7
+        came = [(lease.record.offset, lease.delivery_count) for lease in again.lease(10)]
+        assert came == [(4, 2), *((n, 1) for n in range(5, 10))]
+        assert again.counts()[0].delayed == 1
+        copy.append("jobs", b"new")
+        assert [lease.record.value for lease in again.lease(10)] == [b"new"]
+
+
 def test_a_backup_of_a_backup_and_of_deleted_things(engine: pylog.Engine, tmp_path: Path) -> None:
     fill(engine, 100)
     engine.create_topic("gone")

@@ -116,6 +116,8 @@ cdef int begin_session(DeliveryTable table) except -1:
     cdef delivery_slot_t undo = shared.undo
     cdef uint32_t undo_index = shared.undo_index
     cdef delivery_mark_t mark
+    cdef uint64_t end
+    cdef int64_t next_offset
     cdef int result = DAMAGED
     shared.durable_version = mark.version if newest_mark(&table.table, DURABLE, &mark) else 0
     usable = usable and newest_mark(&table.table, LIVE if same_boot else DURABLE, &mark)
@@ -144,6 +146,12 @@ cdef int begin_session(DeliveryTable table) except -1:
         # what was live under another boot is void, in both places
         table.write_mark(LIVE)
         table.write_mark(LIVE)
+    table.log.published(&end, &next_offset)
+    if shared.scanned > next_offset:
+        # a log from somewhere else, shorter than ours was: what it appends from now on is new
+        table.cut(next_offset, shared.epoch)
+        table.write_mark(LIVE)
+        rebuild(&table.table)
     end_all_leases(table, not same_boot)
     failpoint("deliveries.leases_ended")
     memcpy(shared.boot_id, <const char*> boot, 16)

@@ -205,6 +205,39 @@ def test_3e_state_stays_as_large_as_what_is_unfinished_after_ten_million(data: P
     churn(data, 10_000_000)
 
 
+LIMITED = """
+import resource, sys, pylog
+engine = pylog.open(sys.argv[1])
+source = engine.queue_source("jobs")
+source.counts()
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+leases = []
+try:
+    while True:
+        leases += source.lease(50)
+except pylog.DiskFullError:
+    print(len(leases))
+print(len(source.ack_many(leases[:100])))
+print(len(source.lease(100)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(len(source.lease(1000)) + len(source.lease(1000)))
+"""
+
+
+def test_a_full_disk_is_told_and_what_is_in_flight_is_finished_all_the_same(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.append_many("jobs", [b"x"] * 1000)
+        source = source_of(engine)
+        with Child(LIMITED, data) as child:
+            leased = int(child.says())
+            assert 0 < leased < 1000
+            assert child.says() == "0"
+            assert child.says() == "100", "in the slots of what was acked"
+            assert child.says() == str(1000 - leased - 100)
+            assert child.ends() == 0
+        assert len(source.lease(1000, timeout=10)) == 900
+
+
 @pytest.mark.soak
 def test_a_million_delayed_records_cost_64_bytes_each_and_start_in_a_second(data: Path) -> None:
     count, later = 1_000_000, time.time_ns() + 3600 * 10**9

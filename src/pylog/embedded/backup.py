@@ -1,10 +1,10 @@
 """A hot backup: a consistent copy of a data directory that others go on writing to; opening it restores it.
 
-Committed offsets are noted before the ends, and records are copied up to the noted ends, so that no group is
-ahead of its topic; while both are noted no transaction commits, so that each is in it as a whole or not at
-all. Sealed segments are linked where the file system can, since nobody changes them; active ones are copied.
-Not taken: what only living processes share. Invariant: `destination` appears by one rename, whole and on
-disk, or not at all.
+Committed offsets and the state of queues are noted before the ends, and records are copied up to the noted
+ends, so that no group or queue is ahead of its topic; while both are noted no transaction commits, so that
+each is in it as a whole or not at all. Sealed segments are linked where the file system can, since nobody
+changes them; active ones are copied. Not taken: what only living processes share. Invariant: `destination`
+appears by one rename, whole and on disk, or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +23,7 @@ from logcore.processes import Registry
 from logcore.scan import ScannedBatch, SegmentScan
 from logcore.segment_files import SegmentFile, caches_of, list_segments
 from logcore.whole_files import clear_error, locked_directory
+from pylog.embedded.queue_files import QueueFiles, list_queues
 from pylog.errors import ConfigError, UnknownTopicError
 from pylog.records import TopicDescription, TopicPartition
 
@@ -43,6 +44,7 @@ class BackupReport:
     path: str
     topics: int = 0
     groups: int = 0
+    queues: int = 0
     records: int = 0
     linked_bytes: int = 0
     copied_bytes: int = 0
@@ -86,6 +88,7 @@ def _fill(engine: AdministeredDirectory, target: Path, report: BackupReport) -> 
     with locked_directory(engine.path, engine._lock_timeout):  # which committing transactions share
         engine._finish_transactions()
         committed = _committed(engine)
+        queues = _queues(engine)  # before the ends too
         topics, ends = _ends(engine)
     shutil.copyfile(source / "format", target / "format")
     with suppress(FileNotFoundError):
@@ -101,7 +104,31 @@ def _fill(engine: AdministeredDirectory, target: Path, report: BackupReport) -> 
             report.records += end - engine.log_start_offset(topic.name, partition)
         report.topics += 1
     (target / "topics").mkdir(exist_ok=True)
+    for path, content in queues.items():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(content)
+        (target / path).chmod(0o600)
+    report.queues = len({path.parent for path in queues})
     _write_offsets(target, [found for found in committed if found.topic in topics], report)
+
+
+def _queues(engine: AdministeredDirectory) -> dict[Path, bytes]:
+    """Return the files of each queue: its options and, as of one instant each, its delivery tables."""
+    found: dict[Path, bytes] = {}
+    for queue in list_queues(engine.path):
+        files = QueueFiles(engine, queue)
+        document = files.load()
+        with suppress(UnknownTopicError):
+            if document is None:
+                continue
+            log = engine._log(document.topic)
+            place = Path("queues", queue)
+            found[place / "queue.json"] = Path(files.directory, "queue.json").read_bytes()
+            with closing(files.floors(log)) as floors:
+                for path in sorted(Path(files.directory).glob("*.deliveries")):
+                    with closing(files.table(log, int(path.stem), document.config, floors)) as table:
+                        found[place / path.name] = table.snapshot()
+    return found
 
 
 def _ends(engine: AdministeredDirectory) -> tuple[list[TopicDescription], dict[TopicPartition, int]]:
