@@ -30,7 +30,7 @@ def values(data: Path) -> list[bytes | None]:
         return [record.value for record in engine.read("t")]
 
 
-def test_a_fork_while_other_threads_append_leaves_both_sides_working(data: Path) -> None:
+def test_9c_a_fork_while_other_threads_append_leaves_both_sides_working(data: Path) -> None:
     with pylog.open(data) as engine:
         stop = threading.Event()
 

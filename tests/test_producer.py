@@ -279,7 +279,7 @@ def test_a_close_that_fails_says_how_much_is_lost(engine: pylog.Engine) -> None:
     assert values(engine) == []
 
 
-def test_a_full_buffer_raises_or_writes(engine: pylog.Engine) -> None:
+def test_9e_a_full_buffer_raises_or_blocks_until_it_is_written(engine: pylog.Engine) -> None:
     options: dict[str, Any] = {"linger_ms": LONG, "batch_bytes": 1 << 16, "buffer_bytes": 1 << 16}
     raising = engine.producer(when_full="raise", **options)
     with pytest.raises(pylog.BufferFullError, match="buffer_bytes"):
@@ -407,7 +407,7 @@ def test_what_was_sent_before_is_dropped_and_counted(engine: pylog.Engine) -> No
         plain.send("t", b"x", sequence=1)
 
 
-def test_who_opens_an_id_fences_who_had_it(engine: pylog.Engine, data: Path) -> None:
+def test_9d_who_opens_an_id_fences_who_had_it(engine: pylog.Engine, data: Path) -> None:
     older = engine.producer(producer_id="p", linger_ms=LONG)
     older.send("t", b"buffered by the older", sequence=0)
     with pylog.open(data) as other, other.producer(producer_id="p") as newer:

@@ -17,6 +17,9 @@ cdef class PartitionReader:
     cdef uint32_t rewrites                   # of the topic's segments, likewise
     cdef RecordBatch batch                   # partly handed out
     cdef int index                           # of the next record in it
+    cdef bint busy                           # a call is inside: `segment` stays
+    cdef bint mapped                         # listed among those that have a segment mapped
+    cdef object __weakref__
     cdef readonly bint synced_only           # isolation "synced"
     cdef readonly int64_t rejected           # records that poll_matching() passed over
 
@@ -28,6 +31,7 @@ cdef class PartitionReader:
     cdef Segment open_segment(self, object file, int64_t behind)
     cdef bint nothing_is_lost(self) except -1
     cdef RecordBatch fetch(self)             # the next batch, whole, or None
+    cdef RecordBatch fetch_next(self)        # the same, for whoever is busy
     cdef RecordBatch current(self, bint something)   # the batch at the position, or None; see poll()
     cdef int settle(self, RecordBatch batch) except -1   # stand at `index` of the batch
     cdef int note_cut(self) except -1

@@ -18,8 +18,35 @@ from logcore.matching cimport NO, Matcher
 from logcore.partition_log cimport PartitionLog
 from logcore.segment cimport Segment, find_next_valid
 
+import weakref
+
 from logcore.errors import ClosedError, CorruptionError, LogTruncatedError, OffsetOutOfRangeError
 from logcore.segment_files import SegmentFile, list_segments, read_start, segment_file_name
+
+cdef enum:
+    MOST_MAPPED = 1024           # readers of this process that keep a segment mapped
+
+cdef list mapped_readers = []    # weak references to them, first mapped first
+
+
+cdef int note_mapped(PartitionReader reader) except -1:
+    """Have whoever mapped first let go, so that 10,000 partitions need no 10,000 maps."""
+    cdef PartitionReader oldest
+    cdef int i = 0
+    if reader.mapped:
+        return 0
+    while len(mapped_readers) >= MOST_MAPPED and i < len(mapped_readers):
+        oldest = <PartitionReader> mapped_readers[i]()
+        if oldest is not None and oldest.busy:       # a thread is in a call of it
+            i += 1
+            continue
+        del mapped_readers[i]
+        if oldest is not None:
+            oldest.mapped = False
+            oldest.segment = None                    # batches of it that somebody holds keep it mapped
+    mapped_readers.append(weakref.ref(reader))
+    reader.mapped = True
+    return 0
 
 
 cdef class PartitionReader:
@@ -56,11 +83,15 @@ cdef class PartitionReader:
                 offset=offset, log_start_offset=self.log.slot.log_start_offset, log_end_offset=last,
             )
         self.batch = None
-        if self.segment is not None and self.stays_within(offset):
-            self.position = self.segment.position_of(offset, self.readable(end))
-            self.segment.verified_to = min(self.segment.verified_to, self.position)
-        else:
-            self.segment = None
+        self.busy = True
+        try:
+            if self.segment is not None and self.stays_within(offset):
+                self.position = self.segment.position_of(offset, self.readable(end))
+                self.segment.verified_to = min(self.segment.verified_to, self.position)
+            else:
+                self.segment = None
+        finally:
+            self.busy = False
         self.next_offset = offset
         self.epoch = self.log.slot.active_epoch
 
@@ -94,6 +125,7 @@ cdef class PartitionReader:
         except FileNotFoundError:
             self.check_start()               # dropped since it was listed
             raise
+        note_mapped(self)
         if self.segment.base_offset > self.next_offset >= self.log.slot.log_start_offset:
             raise self.damage("the segment before it is missing", self.segment.base_offset)
         if i + 1 < len(files):
@@ -165,6 +197,13 @@ cdef class PartitionReader:
         raise self.damage("the segment behind its footer is missing", behind)
 
     cdef RecordBatch fetch(self):
+        self.busy = True
+        try:
+            return self.fetch_next()
+        finally:
+            self.busy = False
+
+    cdef RecordBatch fetch_next(self):
         cdef uint64_t end, limit
         cdef int64_t last
         cdef const uint8_t* p
@@ -181,6 +220,8 @@ cdef class PartitionReader:
             self.segment = None              # what we map may have been replaced, and takes room on the disk
         while True:
             if self.segment is None:
+                if self.next_offset >= last:     # nothing to map it for
+                    return None
                 self.locate(end)
                 if self.segment is None:
                     return None

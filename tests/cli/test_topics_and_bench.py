@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from running import Command
 
+import pylog
 from pylog.cli import ERROR, OK, USAGE
 
 
@@ -48,6 +50,41 @@ def test_a_topic_is_copied_into_one_of_another_shape(orders: Command) -> None:
     assert rows["wider"]["partitions"] == 5
     assert rows["wider"]["records"] == copied["copied"] == rows["orders"]["records"]
     assert orders("copy", "orders", "wider", "-p", "4")[0] == ERROR
+
+
+def test_11e_skew_shows_hot_partitions_and_keys(data: Path, run: Command) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("orders", partitions=4)
+        engine.append_many("orders", [b"x" * 10] * 400, [b"key-%d" % n for n in range(400)])
+        hot = engine.append("orders", b"x" * 10, key=b"hot").partition
+        engine.append_many("orders", [b"x" * 10] * 599, [b"hot"] * 599)
+        engine.append_many("orders", [b"y"] * 50, partition=(hot + 1) % 4)
+    rows = run.rows("topic", "skew", "orders", "-n", "3")
+    partitions = [row for row in rows if row["kind"] == "partition"]
+    keys = [row for row in rows if row["kind"] == "key"]
+    assert sum(int(str(row["records"])) for row in partitions) == 1050
+    assert max(partitions, key=lambda row: float(str(row["times_the_mean"])))["partition"] == hot
+    assert partitions[(hot + 1) % 4]["without_key"] == 50
+    assert len(keys) == 3
+    assert (keys[0]["key"], keys[0]["records"], keys[0]["partition"]) == ("hot", 600, hot)
+    assert keys[0]["percent"] == round(100 * 600 / 1050, 2) and keys[1]["records"] == 1
+    rows = run.rows("topic", "skew", "orders", "--last", "30")
+    assert sum(int(str(row["records"])) for row in rows if row["kind"] == "partition") == 120
+    _, drawn, _ = run("topic", "skew", "orders", terminal=True)
+    assert "hot" in drawn.decode()
+
+
+def test_11e_skew_of_more_keys_than_are_counted_finds_the_hot_one(
+    data: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylog.cli.topic.MOST_KEYS", 50)
+    with pylog.open(data) as engine:
+        engine.create_topic("orders")
+        for first in range(0, 1000, 100):
+            keys = [b"hot" if n % 10 == 0 else b"key-%d" % n for n in range(first, first + 100)]
+            engine.append_many("orders", [b"x"] * 100, keys)
+    hottest = next(row for row in run.rows("topic", "skew", "orders") if row["kind"] == "key")
+    assert (hottest["key"], hottest["records"]) == ("hot", 100)
 
 
 def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Command) -> None:

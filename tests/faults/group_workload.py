@@ -53,7 +53,10 @@ def consume(directory: str, journal: str, name: str, idle: float | None = None, 
         said.say("joined", pid=os.getpid())
         last = time.monotonic()
         while not told_to_leave and (idle is None or time.monotonic() - last < idle):
-            records = consumer.poll(20, timeout=0.05)
+            try:
+                records = consumer.poll(20, timeout=0.05)
+            except pylog.LockTimeoutError:  # a stopped member holds the group: ask again
+                continue
             if records:
                 last = time.monotonic()
                 work(consumer, said, records)

@@ -44,6 +44,7 @@ class Group:
         self.stopped: set[Child] = set()
         self.leaving: list[Child] = []
         self.settled_ms: list[int] = []
+        self.stopped_with_the_lock = 0
         self.run("create", partitions=PARTITIONS)
 
     @property
@@ -66,16 +67,17 @@ class Group:
     def disturb(self) -> None:
         """Do one thing to one member."""
         member = self.rng.choice(self.members)
+        others_run = any(other not in self.stopped for other in self.members if other is not member)
         action = self.rng.choice(["kill", "leave", "stop", "resume", "join"])
-        if action == "kill" and len(self.members) > 1:
+        if action == "kill" and others_run:
             self.members.remove(member)
             self.stopped.discard(member)
             member.kill()
-        elif action == "leave" and len(self.members) > 1 and member not in self.stopped:
+        elif action == "leave" and others_run and member not in self.stopped:
             self.members.remove(member)
             self.leaving.append(member)
             member.signal(signal.SIGTERM)
-        elif action == "stop" and len(self.stopped) < len(self.members) - 1:
+        elif action == "stop" and others_run:
             self.stopped.add(member)
             member.signal(signal.SIGSTOP)
         elif action == "resume" and self.stopped:
@@ -88,10 +90,19 @@ class Group:
         member.signal(signal.SIGCONT)
 
     def settle(self, engine: pylog.Engine) -> None:
-        """Do nothing to the group until those who run have all partitions, and note how long that took."""
+        """Do nothing to the group until those who run have all partitions, and note how long that took.
+
+        Who is stopped while it holds the group's lock stops the group: its lock is never broken, and the
+        others are told by LockTimeoutError. Such a one is woken here, and counted.
+        """
         began = time.monotonic()
         while not self.settled(engine.describe_group(GROUP)):
-            assert time.monotonic() - began < PATIENCE, f"I16: {engine.describe_group(GROUP)}"
+            waited = time.monotonic() - began
+            assert waited < PATIENCE, f"I16: {engine.describe_group(GROUP)}"
+            if waited > PATIENCE / 2 and self.stopped:
+                self.stopped_with_the_lock += 1
+                for member in list(self.stopped):
+                    self.resume(member)
             time.sleep(0.01)
         self.settled_ms.append(int(1000 * (time.monotonic() - began)))
 
@@ -169,7 +180,8 @@ def live_through(group: Group, rounds: int, seconds: float) -> dict[str, int]:
             producer.result(timeout=120)
         group.end(engine)
     figures = check(read_journal(group.place / "journal")[0])
-    print(f"{figures}, settled after {sorted(group.settled_ms)} ms")
+    locked = group.stopped_with_the_lock
+    print(f"{figures}, settled after {sorted(group.settled_ms)} ms, {locked} were stopped with the lock")
     return figures
 
 
@@ -183,6 +195,7 @@ def test_members_that_die_stop_leave_and_come_back_lose_no_record_and_fence_each
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(10))
 def test_chaos_for_minutes(zygote: Zygote, tmp_path: Path, part: int) -> None:
     figures = live_through(Group(zygote, tmp_path, random.Random(part)), rounds=20, seconds=6.0)

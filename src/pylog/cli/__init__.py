@@ -22,6 +22,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "topics": "list the topics of a data directory",
     "describe": "show configuration and partitions of a topic",
+    "topic": "show hot partitions and keys of a topic (skew)",
     "create": "create a topic",
     "alter": "change a topic's configuration, or add partitions (shows its plan; --execute does it)",
     "copy": "copy a topic into another one, with other partitions perhaps",
