@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -114,3 +115,20 @@ def test_topics_are_found_by_patterns(engine: EngineOnTheMock) -> None:
         assert [record.topic for record in islice(consumer, 1)] == ["orders.eu"]
     with engine.consumer("orders.*", auto_offset_reset="earliest") as consumer:
         assert [record.topic for record in islice(consumer, 1)] == ["orders.eu"]
+
+def threads() -> set[str]:
+    return {task.name for task in Path("/proc/self/task").iterdir()}
+
+
+def test_closing_an_engine_ends_its_threads(cluster: MockCluster) -> None:
+    with EngineOnTheMock(cluster) as first:
+        first.create_topic("t")
+        first.append("t", b"x")  # the mock has all of its own from here on
+        before = threads()
+        with EngineOnTheMock(cluster) as engine:
+            engine.append("t", b"x")
+            ours = threads() - before
+            assert ours
+        assert not ours & threads()
+        with pytest.raises(pylog.ClosedError):
+            engine.append("t", b"x")

@@ -397,6 +397,8 @@ class KafkaEngine(LackingEngine):
                 member.close()
             except PylogError as error:
                 failure = failure or error
+        # librdkafka's clients end, threads and connections with them, when the last of these has gone
+        del self._admin, self._topics, self._offsets, self._appender
         if failure is not None:
             raise failure
 
