@@ -12,6 +12,7 @@ from children import Child
 from settling import poll_until, settle
 
 import pylog
+from pylog.embedded.group_state import decode_state, encode_state
 
 MEMBER = """
 import sys, pylog
@@ -293,15 +294,23 @@ def test_a_commit_keeps_metadata(engine: pylog.Engine) -> None:
         assert consumer.committed_with_metadata(("t", 0)) == (1, b"host-7")
 
 
-def test_a_damaged_group_document_costs_a_rebalance_and_no_offset(
-    engine: pylog.Engine, data_dir: Path
+@pytest.mark.parametrize("forged", [None, {"place": 1024}, {"slot": -1}, {"token": "x"}, {"topics": [7]}])
+def test_a_damaged_or_forged_group_document_costs_a_rebalance_and_no_offset(
+    engine: pylog.Engine, data_dir: Path, forged: dict[str, object] | None
 ) -> None:
     engine.create_topic("t", partitions=2)
     engine.append_many("t", [b"x"] * 4, partition=0)
     with engine.consumer("t", group="g", auto_offset_reset="earliest") as consumer:
         consumer.poll()
         consumer.commit()
-        (data_dir / "groups" / "g" / "members" / "state").write_bytes(b"{")
+        path = data_dir / "groups" / "g" / "members" / "state"
+        if forged is None:
+            path.write_bytes(b"{")
+        else:  # with a checksum that fits
+            state = decode_state(path.read_bytes(), str(path))
+            for name, value in forged.items():
+                setattr(next(iter(state.members.values())), name, value)
+            path.write_bytes(encode_state(state))
         with engine.consumer("t", group="g", auto_offset_reset="earliest") as other:
             settle([consumer, other], 2)
             assert max(other.committed(("t", 0)) or 0, consumer.committed(("t", 0)) or 0) == 4

@@ -108,11 +108,30 @@ def decode_state(content: bytes, path: str) -> GroupState:
             owned = {TopicPartition(topic, p): generation for topic, p, generation in fields.pop("owned")}
             target = [TopicPartition(topic, p) for topic, p in fields.pop("target")]
             member = Member(**fields, owned=owned, target=target)
+            _check_member(member)
             state.members[member.member_id] = member
         return state
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s is damaged, its members join anew: %s", path, error)
         return GroupState()
+
+
+def _check_member(member: Member) -> None:
+    """Raise ValueError where a number is none, or names a place that is not there."""
+    places = [*member.owned, *member.target]
+    whole = [member.token, member.slot, member.incarnation, member.pid, member.place, *member.owned.values()]
+    whole += [partition for _, partition in places]
+    times = [member.capacity, member.session_timeout, member.max_poll_interval, member.rebalance_timeout]
+    times += [time for time in (member.left_at, member.revoke_by) if time is not None]
+    if not all(type(number) is int and 0 <= number < 1 << 64 for number in whole):
+        raise ValueError(f"the numbers of member {member.member_id!r}")
+    if member.place >= MAX_MEMBERS or member.slot >= MAX_MEMBERS:
+        raise ValueError(f"the place of member {member.member_id!r}")
+    if not all(isinstance(time, int | float) for time in times):
+        raise ValueError(f"the times of member {member.member_id!r}")
+    names = [member.member_id, *member.topics, *member.patterns, *(topic for topic, _ in places)]
+    if not all(isinstance(name, str) for name in [*names, member.instance_id or ""]):
+        raise ValueError(f"the names of member {member.member_id!r}")
 
 
 def _checksum(document: dict[str, Any]) -> str:
