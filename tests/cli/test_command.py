@@ -92,3 +92,16 @@ def test_looking_into_a_directory_that_is_not_there_does_not_make_it(run: Comman
 def test_options_stand_before_or_behind_the_command(orders: Command, data: Path) -> None:
     assert main(["topics", "-C", str(data), "--json"]) == OK
     assert json.loads(orders.capsys.readouterr()[0])["topic"] == "orders"
+
+
+@pytest.mark.parametrize("command", ["verify", "dump"])
+@pytest.mark.parametrize("content", [b"", b"2026-01-01 a line of some program's log\n" * 500])
+def test_a_file_of_something_else_is_called_no_segment_and_not_corrupt(
+    run: Command, tmp_path: Path, command: str, content: bytes
+) -> None:
+    path = tmp_path / "program.log"
+    path.write_bytes(content)
+    code, out, err = run(command, str(path))
+    assert (code, out) == (ERROR, b"")
+    assert "program.log is not a pylog segment" in err
+    assert len(err.splitlines()) == 1

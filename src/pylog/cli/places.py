@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pylog.errors import ConfigError, UnknownTopicError
+from pylog.errors import ConfigError, FormatError, UnknownTopicError
 
 if TYPE_CHECKING:
     from pylog.engine import Engine
@@ -56,9 +56,12 @@ def find_target(text: str, directory: str) -> Target:
 
     Raises:
         UnknownTopicError: nothing of that name is there.
+        FormatError: it is a file of something else.
     """
     path, topic = Path(text), Path(directory, "topics", text)
     if path.is_file():
+        if segment_name(path) is None and not has_segment_header(path):
+            raise FormatError(f"{text} is not a pylog segment: neither its name nor its content says so")
         return Target("segment", path)
     if "/" not in text and text not in (".", "..") and topic.is_dir():
         return Target("topic", topic)
@@ -67,6 +70,12 @@ def find_target(text: str, directory: str) -> Target:
     if path.exists():
         raise ConfigError(f"{text} is neither a file nor a directory")
     raise UnknownTopicError(f"{text}: no such file, and no topic of that name in {directory}")
+
+
+def has_segment_header(path: Path) -> bool:
+    """Return whether a file begins as a segment does, at one of the two places at least."""
+    with path.open("rb") as file:
+        return any(file.seek(place) == place and file.read(8) == b"pylogseg" for place in (0, 4096))
 
 
 def kind_of_directory(path: Path) -> str:
