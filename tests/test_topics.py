@@ -219,3 +219,11 @@ def test_symbolic_links_are_not_followed(data: Path, tmp_path: Path) -> None:
         assert engine.list_topics() == []
         with pytest.raises(pylog.FormatError, match="symbolic"):
             engine.append("t", b"x")
+
+
+def test_a_directory_that_no_topic_can_be_is_not_listed(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t")
+        for name in ("two\nlines", "-x", "café"):
+            (data / "topics" / name).mkdir()
+        assert engine.list_topics() == ["t"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from logcore.hashing import xxh3_64
-from logcore.whole_files import clear_error, locked_directory, open_plain, place_file
+from logcore.whole_files import NAME, clear_error, locked_directory, open_plain, place_file
 from pylog.config import (
     ALTERABLE,
     MAX_PARTITIONS,
@@ -62,7 +62,7 @@ class TopicDirectories:
             return []
         except OSError as error:
             raise clear_error(error, self.path) from None
-        return sorted(name for name in found if not name.startswith("."))
+        return sorted(name for name in found if NAME.fullmatch(name))
 
     def changed(self) -> int:
         """Return a number that is another one once a topic was made or deleted."""
