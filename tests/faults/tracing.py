@@ -1,4 +1,4 @@
-"""strace on one process of a test: lists the system calls that change a disk, kills or fails at one of them.
+"""strace on one process of a test: lists its system calls on files, kills it or lets it fail at one of them.
 
 A job runs behind a gate: forked, it waits until strace has it, so that only what the job itself does counts.
 """
@@ -23,6 +23,7 @@ CHANGING = (
     "mkdir,mkdirat,write,pwrite64,pwritev,ftruncate,fallocate,fchmod,rename,renameat,renameat2,link,linkat,"
     "unlink,unlinkat,rmdir,fsync,fdatasync,msync"
 )
+READING = "pread64"
 CALL = re.compile(r"^(?:\[pid\s+)?(\d+)\]?\s+(\w+)\(")
 PR_SET_PTRACER = 0x59616D61
 PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
@@ -46,7 +47,7 @@ class Traced:
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
         self.child: Child = zygote.start("faults.tracing:behind_gate", gate=gate, work=job, arguments=plain)
         self._errors = (place / "strace.err").open("w+")
-        orders = [f"trace={CHANGING}", f"inject={inject}"][: 2 if inject else 1]
+        orders = [f"trace={CHANGING},{READING}", f"inject={inject}"][: 2 if inject else 1]
         command = ["strace", "-f", "-o", str(place / "calls"), "-p", str(self.child.pid)]
         command += [part for order in orders for part in ("-e", order)]
         self._strace = subprocess.Popen(command, stderr=self._errors)
@@ -75,13 +76,13 @@ class Traced:
         os.close(self._gate)
         self._errors.close()
 
-    def calls(self) -> Counter[str]:
-        """How often each call was made, by the thread that made most of it: strace counts by thread."""
+    def calls(self, kinds: str = CHANGING) -> Counter[str]:
+        """How often each of these was made, by the thread that made most of it: strace counts by thread."""
         most: Counter[str] = Counter()
         by_thread: Counter[tuple[str, str]] = Counter()
         for line in (self.place / "calls").read_text().splitlines():
             found = CALL.match(line)
-            if found:
+            if found and found[2] in kinds.split(","):
                 by_thread[found[1], found[2]] += 1
                 most[found[2]] = max(most[found[2]], by_thread[found[1], found[2]])
         return most
