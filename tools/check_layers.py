@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("pylog.parallel",), SEAM),
     (("pylog.aio",), ("pylog.queues", *SEAM)),
     (("pylog.queues", "pylog.retries"), ("pylog.queues", "pylog.retries", *SEAM)),
+    (("pylog.eventsourcing.persistence",), ("pylog",)),  # a program of its own: it opens a directory
     (("pylog.eventsourcing",), ("pylog.queues", "pylog.retries", *SEAM)),
     (("pylog.patterns",), ("pylog.queues", "pylog.retries", "pylog.eventsourcing", *SEAM)),
     (("pylog.cli",), ("pylog", "logcore")),
