@@ -135,14 +135,15 @@ class Retry:
         except OverflowError:
             return self.max_delay
 
-    def decide(self, error: BaseException, attempts: int, elapsed: float) -> Decision:
+    def decide(self, error: BaseException | None, attempts: int, elapsed: float) -> Decision:
         """Return what comes of an attempt that failed by `error`.
 
         Args:
+            error: None where it is to be tried again for another reason, which is then not judged.
             attempts: How many there were, this one included.
             elapsed: Seconds since the first was possible.
         """
-        if isinstance(error, self.give_up_on) or not isinstance(error, self.retry_on):
+        if error is not None and (isinstance(error, self.give_up_on) or not isinstance(error, self.retry_on)):
             return Decision(None, "give_up_on")
         if self.max_attempts is not None and attempts >= self.max_attempts:
             return Decision(None, "max_attempts")

@@ -11,7 +11,7 @@ from children import Child
 from taking import AT_ONCE, Opened, taken, values
 
 import pylog
-from pylog.filters import header_is
+from pylog.filters import has_header, header_is
 
 TIMES = (b"\x00\xff", b"", None)
 
@@ -313,3 +313,28 @@ def test_a_hook_that_raises_does_not_undo_the_burial(
         taken(jobs).reject("bad")
     assert "pager is down" in caplog.text
     assert len(jobs.dead_letters) == 1
+
+
+def test_6c_what_is_buried_again_meanwhile_is_not_chased(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put_many([b"%d" % n for n in range(150)])
+    for delivery in jobs.get_many(150, 0):
+        delivery.reject()
+
+    def bury_again(seconds: float) -> None:
+        for delivery in jobs.get_many(1000, 0):
+            delivery.reject("still bad")
+
+    jobs.dead_letters.sleep = bury_again
+    assert jobs.dead_letters.redrive(rate=1e9) == (150, 150)
+
+
+def test_a_redrive_that_fails_lets_go_of_what_it_had(opened: Opened, engine: pylog.Engine) -> None:
+    jobs = opened()
+    jobs.put(b"good")
+    taken(jobs).reject()
+    engine.append("jobs.dlq", b"foreign")
+    for _ in range(2):
+        with pytest.raises(pylog.ConfigError, match="to="):
+            jobs.dead_letters.redrive()
+    assert jobs.dead_letters.redrive(where=has_header("pylog-dead-topic")) == (1, 1)

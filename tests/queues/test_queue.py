@@ -12,7 +12,7 @@ import pytest
 from taking import AT_ONCE, Opened, taken, values
 
 import pylog
-from pylog.filters import field_is, header_is, key_is
+from pylog.filters import field_is, header_is, key_is, where
 
 
 def test_what_is_put_is_got_in_its_order_and_acked(opened: Opened) -> None:
@@ -317,3 +317,74 @@ def test_19b_order_by_key_gives_one_record_of_a_key_at_a_time(opened: Opened) ->
     first[b"free"].ack()
     assert values(jobs) == [b"b1", b"b2", b"b3"]
     assert jobs.qsize("blocked") == 3
+
+
+# ---- what must not go wrong -----------------------------------------------------------------------------
+
+
+def test_nack_without_an_error_is_no_error_to_give_up_on(opened: Opened) -> None:
+    jobs = opened(retry=pylog.Retry.fixed(0.0, retry_on=OSError))
+    jobs.put(b"a")
+    taken(jobs).nack()
+    assert taken_count(jobs) == 2
+    assert len(jobs.dead_letters) == 0
+
+
+def test_a_filter_that_raises_counts_as_an_attempt_and_ends_among_the_dead(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = opened(filter=where(lambda record: record.value[0] > 5), max_deliveries=2)
+    jobs.put(b"")
+    jobs.put(b"fine")
+    assert values(jobs) == [b"fine"]
+    (letter,) = jobs.dead_letters
+    assert (letter.record.value, letter.exception) == (b"", "builtins.IndexError")
+    assert "the filter of queue" in caplog.text
+
+
+def test_a_delivery_dropped_by_the_garbage_collector_waits_for_the_next_call(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put(b"a")
+    ring = [taken(jobs)]
+    ring.append(ring)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        del ring
+        gc.collect()
+    assert jobs.source.counts()[0].in_flight == 1
+    assert taken_count(jobs) == 2
+
+
+def test_a_dropped_trial_of_a_breaker_leaves_room_for_the_next(opened: Opened) -> None:
+    breaker = pylog.CircuitBreaker(max_failures=1, reset_timeout=0.0)
+    jobs = opened(breaker=breaker)
+    jobs.put(b"a")
+    taken(jobs).nack()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        taken(jobs)
+    assert taken_count(jobs) == 3
+    assert breaker.state == "closed"
+
+
+def test_a_burial_that_fails_ends_nothing_and_stands_in_nobodys_way(
+    engine: pylog.Engine, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.create_topic("jobs.dlq", segment_bytes=16 << 10)
+    jobs = opened(max_deliveries=1)
+    jobs.put(bytes(100_000))
+    delivery = taken(jobs)
+    with pytest.raises(pylog.RecordTooLargeError):
+        delivery.reject()
+    assert not delivery.over
+    with pytest.raises(OSError) as raised, delivery:  # its last attempt
+        raise OSError
+    assert "could not be given back" in raised.value.__notes__[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        del delivery, raised
+        gc.collect()
+    jobs.put(b"next")
+    assert values(jobs) == [b"next"]
+    assert "is tried again in 60 s" in caplog.text
+    assert jobs.qsize() == 1, "it is not lost"

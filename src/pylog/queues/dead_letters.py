@@ -224,7 +224,7 @@ class DeadLetters:
     def _there(self) -> bool:
         return self.topic in self.engine.list_topics()
 
-    def _unfinished(self) -> Iterator[Record]:
+    def _unfinished(self, most: int = MOST_SHOWN) -> Iterator[Record]:
         """Yield the records that are there, oldest burial first."""
         try:
             source = self._source()
@@ -234,7 +234,7 @@ class DeadLetters:
                 yield from self.engine.read(self.topic)
             return
         if source is not None:
-            for entry in source.peek(MOST_SHOWN):
+            for entry in source.peek(most):
                 yield entry.record
 
     def close(self) -> None:
@@ -265,7 +265,8 @@ class DeadLetters:
 
     def oldest(self) -> int | None:
         """Return when the first of them was buried, ns since 1970, None where there is none."""
-        return next((letter.time for letter in self), None)
+        first = next(self._unfinished(1), None)
+        return None if first is None else DeadLetter.of(first).time
 
     # ---- bringing back ----------------------------------------------------------------------------------
 
@@ -291,7 +292,7 @@ class DeadLetters:
             dry_run: Change nothing, and return what would be done.
 
         Raises:
-            ConfigError: `to` is the dead-letter topic itself, or ends there again at once.
+            ConfigError: `to` is the dead-letter topic itself, or a record does not say where it came from.
         """
         target = to if isinstance(to, str) or to is None else to.topic
         if target == self.topic:
@@ -320,21 +321,30 @@ class DeadLetters:
     ) -> int:
         at_once = AT_ONCE if rate is None else max(1, min(AT_ONCE, int(rate / 10)))
         began, moved = self.clock.monotonic(), 0
-        kept: list[Lease] = []
+        # what is buried again meanwhile is not chased
+        partitions = range(self.engine.describe_topic(self.topic).partitions)
+        ends = [self.engine.log_end_offset(self.topic, partition) for partition in partitions]
+        held: list[Lease] = []
+        pending: list[Lease] = []
         try:
             while limit is None or moved < limit:
                 wanted = at_once if limit is None else min(at_once, limit - moved)
-                leases = source.lease(wanted, 0.0, start=False)
-                if not leases:
+                pending = list(source.lease(wanted, 0.0, start=False))
+                chosen: list[Lease] = []
+                behind = 0
+                for lease in pending:
+                    late = lease.record.offset >= ends[lease.record.partition]
+                    wants = not late and (where is None or where.matches(lease.record))
+                    (chosen if wants else held).append(lease)
+                    behind += late
+                if behind == len(pending):
                     break
-                chosen = [lease for lease in leases if where is None or where.matches(lease.record)]
-                kept += [lease for lease in leases if lease not in chosen]
                 moved += self._move(chosen, to)
                 if rate is not None:
                     self.sleep(max(0.0, began + moved / rate - self.clock.monotonic()))
         finally:
-            # held until now, so that each was looked at once
-            source.release(kept)
+            # held until now, so that each was looked at once; what was moved is left alone
+            source.release([*held, *pending])
         return moved
 
     def _move(self, leases: list[Lease], to: Queue | str | None) -> int:

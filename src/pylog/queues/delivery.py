@@ -1,7 +1,7 @@
 """Delivery: one record that is in flight here, and what may come of it.
 
 Not the lease, which the engine keeps alive, and no retry loop. Invariant: a delivery ends once; one that is
-dropped without an end is given back, and a warning says where that is a mistake.
+dropped without an end is given back at the queue's next call, and a warning says so.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -139,10 +141,14 @@ class Delivery:
         Raises:
             LeaseLostError: somebody else has the record, or it is finished; nothing was changed.
         """
-        self._over = True
-        self._queue.source.ack(self._lease)
         if self._permit is not None:
             self._queue.note_success(self._permit)
+        try:
+            self._queue.source.ack(self._lease)
+        except LeaseLostError:
+            self._over = True
+            raise
+        self._over = True
 
     def nack(self, delay: float | None = None, error: BaseException | None = None) -> None:
         """Give the record back, to be delivered again; or dead-letter it after its last attempt.
@@ -154,10 +160,10 @@ class Delivery:
         Raises:
             LeaseLostError: as ack().
         """
-        self._over = True
         if self._permit is not None:
             self._queue.note_failure(self._permit, error)
-        self._queue.give_back(self._lease, delay, error)
+        with self._ending():
+            self._queue.give_back(self._lease, delay, error)
 
     def reject(self, reason: str = "rejected", error: BaseException | None = None) -> None:
         """Dead-letter the record now, whatever attempts are left.
@@ -165,17 +171,27 @@ class Delivery:
         Raises:
             LeaseLostError: as ack().
         """
-        self._over = True
         if self._permit is not None:
             self._queue.note_success(self._permit)  # the record is bad, not what handles it
-        self._queue.bury(self._lease, reason, error)
+        with self._ending():
+            self._queue.bury(self._lease, reason, error)
 
     def release(self) -> None:
         """Give the record back as if it had not been delivered: no attempt is burnt."""
-        self._over = True
         if self._permit is not None:
             self._queue.note_nothing(self._permit)
-        self._queue.source.release([self._lease])
+        with self._ending():
+            self._queue.source.release([self._lease])
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Be over where the block ends it or somebody else has it; not where it failed, as on a full disk."""
+        try:
+            yield
+        except LeaseLostError:
+            self._over = True
+            raise
+        self._over = True
 
     def extend(self, seconds: float | None = None) -> None:
         """Let it take so many seconds from now; left out: max_processing once more.
@@ -230,16 +246,11 @@ class Delivery:
             await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def __del__(self) -> None:
-        if self._over or self._queue.closed or self._forks != Forks.count:
+        if self._over or self._forks != Forks.count:
             return
-        try:
-            if not self._lease.started:
-                self.release()
-                return
-            self.nack()
-        except PylogError:
-            return  # lost to somebody else, or the engine was closed: it is delivered again anyhow
-        warnings.warn(f"{self!r} was dropped without ack, nack or reject", ResourceWarning, 2, self)
+        # may run within any call of the engine: who calls the queue next gives it back
+        if self._queue.note_dropped(self._lease, self._permit) and self._lease.started:
+            warnings.warn(f"{self!r} was dropped without ack, nack or reject", ResourceWarning, 2, self)
 
     def __repr__(self) -> str:
         return (

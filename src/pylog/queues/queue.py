@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pylog.clock import Clock, Deadline, SystemClock
 from pylog.config import check_count, check_seconds
 from pylog.engine import Engine, Headers
-from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, SerializationError
+from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, PylogError, SerializationError
 from pylog.filters import Sieve, has_header
 from pylog.places import nanoseconds
 from pylog.queue_options import (
@@ -51,6 +52,7 @@ BREAKER_SECONDS = 0.05
 """How often somebody who waits looks at a breaker that is being tried."""
 JOIN_SECONDS = 0.05
 """join() looks at least so often: that a record ended elsewhere wakes nobody."""
+ASIDE_SECONDS = 60.0
 WAITING: tuple[DeliveryState, ...] = ("ready", "blocked", "delayed")
 
 
@@ -90,6 +92,7 @@ class Queue:
         self._placed = source.config.priorities > 1
         self._lock = threading.RLock()  # what on_rejected calls may count as well
         self._dead: Counter[str] = Counter()
+        self._dropped: deque[tuple[Lease, Permit | None]] = deque()
         self._sequenced = None if producer_id is None else SequencedPuts(engine, self.topic, producer_id)
 
     # ---- putting ----------------------------------------------------------------------------------------
@@ -207,6 +210,8 @@ class Queue:
         Raises:
             DiskFullError, CorruptionError, LockTimeoutError, ReadOnlyError, ClosedError
         """
+        if self._dropped:
+            self._sweep()
         if self._breaker is None and not timeout:  # what is there already, or however long it takes
             leases = self.source.lease(1, timeout)
             if not leases:
@@ -224,7 +229,7 @@ class Queue:
     def get_many(self, max_records: int = 100, timeout: float | None = None) -> list[Delivery]:
         """Return up to max_records, waiting up to timeout seconds (None: for ever) for the first.
 
-        An attempt is counted when a Delivery is started: by its block, start() or extend(), not by this.
+        An attempt is counted when a Delivery is started: by its block or start(), not by this.
         """
         check_count(max_records, "max_records", 1, 1 << 20)
         return self._wait(max_records, timeout, start=False)
@@ -232,10 +237,12 @@ class Queue:
     def _wait(self, max_records: int, timeout: float | None, *, start: bool) -> list[Delivery]:
         deadline = Deadline(self._clock, check_seconds(timeout, "timeout"))
         while True:
+            self._sweep()
             permit = self._enter(deadline)
             if permit is None and self._breaker is not None:
                 return []
             found: list[Delivery] = []
+            leases: Sequence[Lease] = ()
             try:
                 left = None if timeout is None else deadline.left(1e9)
                 leases = self.source.lease(max_records if permit is None else 1, left, start=start)
@@ -246,6 +253,11 @@ class Queue:
                         found.append(Delivery(self, lease))
                     elif (delivery := self._admit(lease, permit)) is not None:
                         found.append(delivery)
+            except BaseException:
+                for delivery in found:
+                    delivery._over = True
+                self.source.release(leases)  # leaves alone what was ended already
+                raise
             finally:
                 if permit is not None and not found:
                     self.note_nothing(permit)
@@ -289,6 +301,9 @@ class Queue:
                     return None
         except LeaseLostError:
             return None
+        except PylogError:
+            self._set_aside(lease)
+            return None
         except BaseException:
             self.source.release([lease])
             raise
@@ -299,11 +314,51 @@ class Queue:
         return said is not None and said.isdigit() and int(said) <= self._clock.time_ns()
 
     def _wanted(self, sieve: Sieve, lease: Lease) -> bool:
-        with self._lock:
-            if sieve.lets_through(lease.record):
-                return True
+        try:
+            with self._lock:
+                if sieve.lets_through(lease.record):
+                    return True
+        except Exception as error:
+            logger.exception("the filter of queue %r", self.name)
+            self.give_back(lease, None, error)  # as a handler that fails: it may be this record's fault
+            return False
         self.source.ack(lease)
         return False
+
+    # ---- what was dropped -------------------------------------------------------------------------------
+
+    def note_dropped(self, lease: Lease, permit: Permit | None) -> bool:
+        """Remember a delivery that nobody holds any more; False where the queue was closed."""
+        if not self.closed:
+            self._dropped.append((lease, permit))
+        return not self.closed
+
+    def _sweep(self) -> None:
+        """Give back what was dropped."""
+        while self._dropped:
+            try:
+                lease, permit = self._dropped.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                if lease.started:
+                    if permit is not None:
+                        self.note_failure(permit, None)
+                    self.give_back(lease, None, None)
+                else:
+                    if permit is not None:
+                        self.note_nothing(permit)
+                    self.source.release([lease])
+            except LeaseLostError:
+                pass
+            except PylogError:
+                self._set_aside(lease)
+
+    def _set_aside(self, lease: Lease) -> None:
+        """Keep a record that cannot be ended now, as on a full disk, out of the way of the others."""
+        logger.exception("queue %r: %r is tried again in %g s", self.name, lease.record, ASIDE_SECONDS)
+        with suppress(LeaseLostError):
+            self.source.nack(lease, ASIDE_SECONDS)
 
     def __iter__(self) -> Iterator[Delivery]:
         """Yield deliveries for ever; Ctrl-C leaves cleanly."""
@@ -356,8 +411,7 @@ class Queue:
             self.bury(lease, "max_deliveries", error)
             return
         if delay is None:
-            failure = error or RuntimeError("nack")
-            decision = self._retry.decide(failure, attempts, self._elapsed(lease.record))
+            decision = self._retry.decide(error, max(1, attempts), self._elapsed(lease.record))
             if decision.reason is not None:
                 self.bury(lease, decision.reason, error)
                 return
@@ -413,15 +467,17 @@ class Queue:
 
     def counts(self) -> list[QueueCounts]:
         """Return how many records of each level are in each state."""
+        self._sweep()
         return self.source.counts()
 
     def qsize(self, state: DeliveryState | None = None) -> int:
         """Return how many records are in a state; left out: how many wait, ready or not."""
         states = WAITING if state is None else (state,)
-        return sum(getattr(level, each) for level in self.source.counts() for each in states)
+        return sum(getattr(level, each) for level in self.counts() for each in states)
 
     def peek(self, max_records: int = 10, state: DeliveryState | None = None) -> list[QueueEntry]:
         """Return records that are not finished, by level and offset, and change nothing."""
+        self._sweep()
         return self.source.peek(max_records, state)
 
     def oldest_age(self, level: int = 0) -> float | None:
@@ -445,7 +501,7 @@ class Queue:
         """Wait until every record is finished, in all processes; False where the time was up first."""
         deadline = Deadline(self._clock, check_seconds(timeout, "timeout"))
         pause = 0.0005
-        while any(c.ready or c.blocked or c.delayed or c.in_flight for c in self.source.counts()):
+        while any(c.ready or c.blocked or c.delayed or c.in_flight for c in self.counts()):
             if deadline.passed():
                 return False
             time.sleep(deadline.left(pause))
