@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +270,13 @@ def test_many_are_appended_at_once_from_lists_numpy_and_arrow(engine: pylog.Engi
     assert values(engine, "four", 2) == [row.tobytes() for row in rows]
 
 
+def test_many_take_their_timestamps_from_an_array(engine: pylog.Engine) -> None:
+    engine.append_many("t", [b"a", b"b"], timestamps=numpy.array([5, 3]))
+    assert [record.timestamp for record in engine.read("t")] == [5, 3]
+    with pytest.raises(TypeError, match="timestamp is an int"):
+        engine.append_many("t", [b"a"], timestamps=numpy.array([0.5]))
+
+
 def test_many_with_timestamps_and_headers_keep_them(engine: pylog.Engine) -> None:
     engine.append_many("t", [b"a", None], timestamps=[5, 3], headers=[{"n": b"1"}, None])
     assert [(r.value, r.timestamp, r.headers) for r in engine.read("t")] == [
@@ -434,6 +442,51 @@ def test_an_interval_topic_is_synced_by_somebody(engine: pylog.Engine) -> None:
     assert engine.synced_offset("often", 0) == 1
 
 
+def test_an_append_that_the_disk_refuses_leaves_no_offset_behind(engine: pylog.Engine) -> None:
+    for _ in range(4):
+        engine.append("t", bytes(9000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(pylog.DiskFullError, match="nothing was appended"):
+            engine.append("t", bytes(9000))  # its place is allocated, so that it is the write that fails
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert engine.log_end_offset("t", 0) == 4
+    with engine.consumer("t", auto_offset_reset="earliest") as consumer:
+        assert [record.offset for record in consumer.poll()] == [0, 1, 2, 3]
+        assert consumer.poll() == []
+        assert engine.append("t", b"x").offset == 4
+        assert [record.value for record in consumer.poll()] == [b"x"]
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_closing_beside_threads_that_append_keeps_all_that_they_were_told_of(data: Path, size: int) -> None:
+    told: list[int] = []
+
+    def write(engine: pylog.Engine, first: threading.Event) -> None:
+        with pytest.raises(pylog.ClosedError):
+            while True:
+                told.append(engine.append("t", bytes(size)).offset)
+                first.set()
+
+    with pylog.open(data) as engine:
+        engine.create_topic("t", durability="os", segment_bytes=4 << 20)
+    for _ in range(10):
+        engine, first = pylog.open(data), threading.Event()
+        threads = [threading.Thread(target=write, args=(engine, first)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        first.wait()
+        engine.close()
+        for thread in threads:
+            thread.join()
+
+    with pylog.open(data) as engine:
+        assert [record.offset for record in engine.read("t", 0)] == sorted(told)
+
+
 def test_closing_syncs(data: Path) -> None:
     with pylog.open(data) as engine:
         engine.create_topic("t", durability="os")
@@ -462,6 +515,11 @@ def test_metrics_count_what_was_done_since_opening(engine: pylog.Engine) -> None
     assert found["appended_batches"] == 2
     assert found["appended_bytes"] > 11
     assert found["syncs"] >= 1
+    assert found["read_records"] == 0
+    assert len(list(engine.read("four"))) == 10
+    found = engine.metrics()
+    assert (found["read_batches"], found["read_records"]) == (1, 10)
+    assert found["read_bytes"] > 10
     assert (found["open_topics"], found["open_members"]) == (2, 1)
     producer.close()
     engine.delete_topic("t")

@@ -17,7 +17,7 @@ PARTITIONS = 2
 Row = tuple[bytes | None, bytes | None, int]
 
 keys = st.none() | st.binary(max_size=8)
-values = st.none() | st.binary(max_size=300) | st.integers(1, 5000).map(lambda n: b"v" * n)
+values = st.none() | st.binary(max_size=300) | st.integers(1, 4500).map(lambda n: b"v" * n)
 partitions = st.integers(0, PARTITIONS - 1)
 times = st.integers(-(10**18), 2 * 10**18)
 share = st.floats(0, 1)

@@ -505,3 +505,35 @@ def test_an_idempotent_producer_is_remembered_behind_a_cut(data: Path) -> None:
             engine.append("t", bytes(1000))
         with engine.producer(producer_id="loader") as producer:
             assert producer.last_sequence("t", 0) == 49
+
+
+def test_as_many_producers_as_wrote_into_one_segment_are_remembered(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", segment_bytes=16 << 10)
+        for name in range(20):
+            with engine.producer(producer_id=f"loader-{name}") as producer:
+                producer.send("t", b"v", sequence=7)
+        for _ in range(30):
+            engine.append("t", bytes(1000))
+    (data / "topics" / "t" / "control").unlink()
+    with pylog.open(data) as engine:
+        for _ in range(30):
+            engine.append("t", bytes(1000))
+        for name in range(20):
+            with engine.producer(producer_id=f"loader-{name}") as producer:
+                assert producer.last_sequence("t", 0) == 7
+
+
+def test_more_producers_than_a_footer_holds_leave_room_for_records(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", segment_bytes=16 << 10)
+        for name in range(40):
+            with engine.producer(producer_id=f"loader-{name}") as producer:
+                producer.send("t", b"v", sequence=7)
+            engine.append("t", bytes(4500))
+        with pytest.raises(pylog.RecordTooLargeError):
+            engine.append("t", bytes(5000))
+        for name in (39, 8):  # 32 of them are kept, an entry for each 512 bytes of a segment
+            with engine.producer(producer_id=f"loader-{name}") as producer:
+                assert producer.last_sequence("t", 0) == 7
+        assert len(values(engine)) == 80

@@ -192,3 +192,27 @@ def test_a_partition_that_nobody_wrote_is_empty(data: Path, reader: pylog.Engine
 
 def test_a_consumer_polls_for_arrivals(reader: pylog.Engine) -> None:
     assert reader.consumer("t").arrivals is None
+
+
+def test_what_a_killed_writer_had_not_synced_is_not_called_synced(tmp_path: Path) -> None:
+    script = """
+import os, sys, pylog
+engine = pylog.open(sys.argv[1])
+engine.create_topic("t", durability="os", segment_bytes=16 << 10)
+engine.append("t", b"on disk", durability="sync")
+for _ in range(3):
+    engine.append("t", b"in memory")
+print("in", flush=True)
+sys.stdin.read()
+"""
+    with Child(script, tmp_path / "data") as child:
+        assert child.says() == "in"
+        child.kill()
+    with pylog.open(tmp_path / "data", read_only=True) as reader:
+        assert (reader.synced_offset("t", 0), reader.log_end_offset("t", 0)) == (1, 4)
+        assert [record.value for record in reader.read("t", 0, isolation="synced")] == [b"on disk"]
+        assert len(values(reader)) == 4
+    with pylog.open(tmp_path / "data") as writer:
+        assert writer.synced_offset("t", 0) == 4
+    with pylog.open(tmp_path / "data", read_only=True) as reader:
+        assert reader.synced_offset("t", 0) == 4

@@ -15,7 +15,7 @@ cdef class BulkAppend:
     cdef list timestamps, headers            # ns, encoded: one for each record, or None
     cdef RecordIds ids                       # of what is in so far
     cdef Py_ssize_t count, appended
-    cdef set touched                         # partitions
+    cdef dict touched                        # partition -> its epoch before our first batch
 
     cdef int check_sizes(self) except -1
     cdef int record(

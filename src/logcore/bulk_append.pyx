@@ -49,12 +49,14 @@ cdef class BulkAppend:
             if len(given) != self.count:
                 raise ValueError(f"{len(given)} {name} for {self.count} values: one for each is needed")
         if timestamps is not None:
+            if hasattr(timestamps, "tolist"):    # an array: numbers of Python's own
+                timestamps = timestamps.tolist()
             self.timestamps = [check_timestamp(timestamp) for timestamp in timestamps]
         if headers is not None:
             self.headers = [encode_headers(one) for one in headers]
         self.check_sizes()
         self.ids = new_record_ids(topic.name)
-        self.touched = set()
+        self.touched = {}
 
     cdef int check_sizes(self) except -1:
         cdef Py_ssize_t i, key_bytes = NULL_LENGTH, value_bytes = NULL_LENGTH
@@ -93,9 +95,9 @@ cdef class BulkAppend:
             else:
                 self.run_scattered(where)
             if policy == DURABILITY_SYNC:
-                for touched in self.touched:
+                for touched, epoch in self.touched.items():
                     log = self.topic.log(touched)
-                    log.sync_to(atomic_load64(&log.slot.end))
+                    log.sync_appended(epoch, atomic_load64(&log.slot.end))
         except Exception as error:
             if self.appended:
                 raise PartialAppendError(
@@ -147,10 +149,10 @@ cdef class BulkAppend:
     cdef int flush(self, BatchBuilder builder, int partition) except -1:
         cdef int64_t offset = -1
         cdef int records = builder.record_count
+        self.touched.setdefault(partition, self.topic.epoch(partition))
         self.topic.append_builder(builder, partition, 0, 0, False, DURABILITY_OS, &offset, None)
         self.ids.add_run(partition, offset, records)
         self.appended += records
-        self.touched.add(partition)
         return 0
 
     cdef int run_in_order(self, int where) except -1:

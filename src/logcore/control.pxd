@@ -16,6 +16,7 @@ cdef extern from *:
     #define control_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
     #define control_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
     #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #define program_order() __atomic_signal_fence(__ATOMIC_SEQ_CST)
     static inline int atomic_replace(uint32_t *p, uint32_t from, uint32_t to) {
         return __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
@@ -32,6 +33,9 @@ cdef extern from *:
     uint64_t atomic_exchange64 "control_exchange"(uint64_t* p, uint64_t v) nogil
     uint32_t atomic_exchange32 "control_exchange"(uint32_t* p, uint32_t v) nogil
     void full_fence() nogil
+    # Keeps the compiler from moving stores across. That is all it takes to be in order for who comes after a
+    # kill: the kernel ends a process between two instructions, with every store before done and none behind.
+    void program_order() nogil
 
 cdef enum partition_state:
     PARTITION_UNRECOVERED = 0     # nobody of this session has looked yet: recover before use
@@ -72,7 +76,7 @@ cdef struct partition_slot_t:     # 256 bytes, four cache lines; who may write i
     uint32_t rolls                          # odd while the segment names change, then even [append lock]
     uint32_t same_boot                      # when made: the segments were last written under this very boot
     uint32_t recovered                      # recoveries in this session, or before on this boot
-    uint32_t producers                      # entries that the next footer will need
+    uint32_t producers                      # of the last footer, and batches of producers since [append lock]
     uint32_t sync_arrivals                  # callers that ever came for a sync; wraps
     uint32_t sync_answered                  # how many of them had come when the last sync began [sync lock]
 
@@ -130,9 +134,5 @@ cdef class ControlFile:
     cdef void mark_waiting(self) noexcept nogil              # before sleeping: then check the ends again
     cdef void ring(self) noexcept nogil                      # after publishing: wakes whoever marked itself
     cdef void ends(self, int partition, uint64_t* end, int64_t* next_offset) noexcept nogil
-
-cdef inline void mark_dirty(ControlFile control, int partition) noexcept nogil:
-    cdef uint64_t bit = <uint64_t> 1 << (partition & 63)
-    atomic_or(&control.dirty[partition >> 6], bit)
 
 cdef bytes boot_id()

@@ -15,7 +15,6 @@ class ControlFile:
         partitions: int,
         *,
         read_only: bool = False,
-        private: bool = False,
     ) -> ControlFile: ...
     @property
     def path(self) -> str: ...

@@ -32,7 +32,8 @@ cdef enum:
     MAX_SEGMENT_BYTES = 1 << 30          # file positions in a segment fit u32
     MAX_PARTITIONS = 100_000
     MAX_EPOCH = 0x7FFFFFFF               # of a partition: one more still fits u32
-    MAX_PRODUCERS_PER_PARTITION = 4096   # entries of the producer table in a footer
+    MAX_PRODUCERS_PER_PARTITION = 4096   # entries of the producer table in a footer, and at most an eighth of
+    # the segment: most_producers()
     ALIGNMENT = 8
 
     # ---- segment header: 128 bytes, at 0 and again at 4096 --------------------------------------
@@ -196,3 +197,16 @@ cdef inline uint32_t blocks_bytes(uint32_t attributes) noexcept nogil:
 cdef inline uint32_t block_position(uint32_t attributes, uint32_t block) noexcept nogil:
     """Byte position inside the batch of a header block that is present."""
     return BATCH_HEADER_BYTES + blocks_bytes(attributes & ATTR_BLOCKS_KNOWN & (block - 1))
+
+
+cdef inline uint32_t most_producers(uint64_t segment_bytes) noexcept nogil:
+    """Entries of the producer table for which a segment keeps room behind its batches."""
+    return min(<uint64_t> MAX_PRODUCERS_PER_PARTITION, segment_bytes // (8 * PRODUCER_ENTRY_BYTES))
+
+
+cdef inline uint64_t largest_batch(uint64_t segment_bytes) noexcept nogil:
+    """Bytes of a batch that fits an empty segment, whatever its footer will hold."""
+    return (
+        segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS
+        - most_producers(segment_bytes) * <uint64_t> PRODUCER_ENTRY_BYTES
+    )

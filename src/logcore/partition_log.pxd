@@ -7,6 +7,15 @@ from logcore.control cimport ControlFile, partition_slot_t
 from logcore.service cimport Service
 from logcore.sync cimport topic_sync_t
 
+cdef extern from *:
+    """
+    #define PYLOG_NOBODY ((unsigned long) -1)       /* no thread has this identity */
+    """
+    const unsigned long NOBODY "PYLOG_NOBODY"
+
+cdef enum:
+    NEEDS_ROLL = -1              # of make_room() and write(), beside errnos
+
 cdef class PartitionLog
 
 cdef class Guard:
@@ -35,10 +44,13 @@ cdef class PartitionLog:
     cdef uint8_t* map                        # of the active segment, read-write, segment_bytes
     cdef uint64_t map_bytes
     cdef uint32_t rolls_seen
+    # the thread that closes us, which alone may append from now on; 0: all may, NOBODY: it has closed us
+    cdef unsigned long closed_by
     # what recovery found, for engine.recovery_reports(): a RecoveryReport's fields, or None
     cdef public object report
     cdef object unsaved_index                # (path, named epoch, footer position) of a segment just sealed
     cdef readonly unsigned long long appended_batches, appended_records, appended_bytes
+    cdef readonly unsigned long long read_batches, read_records, read_bytes
 
     cdef int append(
         self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end, Guard guard
@@ -52,7 +64,9 @@ cdef class PartitionLog:
     cdef int hold_back(self) except -1
     cdef int open_writer(self) except -1
     cdef void close_writer(self) noexcept nogil
+    cdef int end_appends(self) except -1
     cdef int drop_writer(self) except -1
+    cdef int make_room(self, uint32_t length) noexcept nogil
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
     cdef void make_pages(self, uint64_t block) noexcept nogil
     cdef int write(
@@ -60,6 +74,7 @@ cdef class PartitionLog:
     ) noexcept nogil
     cdef int roll(self) except -1
     cdef int sync_to(self, uint64_t end) except -1
+    cdef int sync_appended(self, uint32_t epoch, uint64_t end) except -1    # of a batch of that epoch
     cdef int ensure_ready(self) except -1    # recovered, whoever has to do it
     cdef void published(self, uint64_t* end, int64_t* next_offset) noexcept nogil
     cdef void synced(self, uint64_t* end, int64_t* next_offset) noexcept nogil

@@ -8,6 +8,7 @@ sync). Invariant: what `end` covers is whole, and an errno
 on the way leaves `end` and everything below it as they were.
 """
 
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -17,7 +18,7 @@ from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_h
 from logcore.control cimport (
     PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
     atomic_load64, atomic_loadi64, atomic_replace, atomic_store32, atomic_store64, atomic_storei64,
-    full_fence, partition_slot_t,
+    full_fence, partition_slot_t, program_order,
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
 from logcore.format cimport *
@@ -29,7 +30,7 @@ from logcore.linux cimport (
 )
 from logcore.registry_slots cimport FUTEX_TID_MASK, mutex_word
 from logcore.segment cimport LARGEST_STEP, NAME_BYTES, fill_footer, segment_name
-from logcore.sync cimport SEALED_ONLY, note_unsynced, sync_partition
+from logcore.sync cimport SEALED_ONLY, is_noted, note_unsynced, sync_partition
 
 import os
 from weakref import ref
@@ -42,8 +43,9 @@ from logcore.errors import (
 cdef enum:
     PWRITE_FROM = 8 << 10
     PAGES_BITS = 18              # of the blocks of pages that write() makes at once for small batches
-    NEEDS_ROLL = -1
+    ROLL_AT_OFFSETS = 0x7FFFFFFF  # offsets of a segment, so that they and one more batch of them fit u32
     MOST_WRITERS = 256           # active segments that a process keeps open for appends
+    LOOK_AGAIN_NS = 50_000_000   # how often end_appends() looks who holds the append lock
     LATE_SYNCS = 20              # intervals that the oldest unsynced byte waits before an append syncs itself
 
 
@@ -71,9 +73,11 @@ cdef int make_room_for_writer() except -1:
             oldest.close_writer()
             oldest.control.unlock(oldest.partition)
         del open_writers[i]
-        if atomic_loadi64(&oldest.slot.first_unsynced_at) and oldest.sync.interval_ns:
-            # an error of its writeback would be seen by nobody
-            oldest.sync_to(atomic_load64(&oldest.slot.end))
+        if is_noted(oldest.sync, oldest.partition) and oldest.sync.interval_ns:
+            # else nobody would see an error of its writeback. One now is not our caller's: it poisons the
+            # partition, which tells its own; and where somebody else is syncing it, that one sees it
+            with nogil:
+                sync_partition(oldest.sync, oldest.partition, atomic_load64(&oldest.slot.end), 0)
         return 0
     return 0
 
@@ -139,7 +143,7 @@ cdef class PartitionLog:
         elif error == 0:
             if (
                 atomic_load32(&self.slot.state) == PARTITION_READY and not self.control.header.deleted
-                and self.rolls_seen == self.slot.rolls and self.map is not NULL
+                and self.rolls_seen == self.slot.rolls and self.map is not NULL and self.closed_by == 0
             ):
                 return 0
         elif error == ETIMEDOUT:
@@ -148,6 +152,8 @@ cdef class PartitionLog:
         else:
             raise OSError(error, os.strerror(error), self.directory)
         try:
+            if self.closed_by not in (0, PyThread_get_thread_ident()):
+                raise ClosedError(f"topic {self.topic!r} was closed")
             self.check_state()
             if self.rolls_seen != self.slot.rolls or self.map is NULL:
                 self.open_writer()
@@ -244,12 +250,53 @@ cdef class PartitionLog:
             close(self.fd)
             self.fd = -1
 
+    cdef int end_appends(self) except -1:
+        """From now on only this thread appends. On return no other thread of this process is inside of an
+        append, and what they published is known to be unsynced.
+        """
+        cdef int error = ETIMEDOUT
+        self.closed_by = PyThread_get_thread_ident()
+        while error == ETIMEDOUT:
+            with nogil:
+                error = self.control.lock(self.partition, LOOK_AGAIN_NS)
+            if error == ETIMEDOUT:
+                holder = mutex_word(&self.slot.append_lock)[0] & FUTEX_TID_MASK
+                if not os.path.exists(f"/proc/self/task/{holder}"):
+                    return 0                         # it is another process, which may be stopped
+        if error == EOWNERDEAD:
+            atomic_replace(&self.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
+            self.control.lock_mended(self.partition)
+        elif error:
+            return 0
+        if atomic_load32(&self.slot.state) == PARTITION_READY and (
+            self.slot.end != atomic_load64(&self.slot.synced_end)
+        ):
+            note_unsynced(self.sync, self.partition)
+        self.control.unlock(self.partition)
+        return 0
+
     cdef int drop_writer(self) except -1:
-        """Close the writer for good; the caller makes sure that nobody appends through us."""
+        """Close the writer for good, after end_appends()."""
+        self.closed_by = NOBODY
         self.close_writer()
         if ref(self) in open_writers:
             open_writers.remove(ref(self))
         return 0
+
+    cdef int make_room(self, uint32_t length) noexcept nogil:
+        """Have room for a batch behind the end, and for a footer behind that: 0, NEEDS_ROLL or an errno.
+
+        The append lock is held.
+        """
+        cdef partition_slot_t* slot = self.slot
+        cdef uint64_t behind = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START + length
+        cdef uint32_t producers
+        # this batch may be of a producer that the table does not have yet
+        producers = min(slot.producers + 1, most_producers(self.segment_bytes))
+        behind += FOOTER_PRODUCERS + <uint64_t> producers * PRODUCER_ENTRY_BYTES
+        if behind > self.segment_bytes or slot.next_offset - slot.active_base_offset > ROLL_AT_OFFSETS:
+            return NEEDS_ROLL
+        return self.allocate(behind) if behind > slot.active_allocated else 0
 
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil:
         """Make the active file at least so long, in doubling steps; 0 or an errno."""
@@ -292,17 +339,12 @@ cdef class PartitionLog:
         cdef partition_slot_t* slot = self.slot
         cdef uint64_t position = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START
         cdef uint64_t behind_batch = position + length
-        cdef uint64_t behind = behind_batch + footer_room(slot)
         cdef uint8_t* place
         cdef int64_t newest
-        cdef int error
         cdef bint by_pwrite = synced or length >= PWRITE_FROM
-        if behind > self.segment_bytes:
-            return NEEDS_ROLL
-        if behind > slot.active_allocated:
-            error = self.allocate(behind)
-            if error:
-                return error
+        cdef int error = self.make_room(length)
+        if error:
+            return error
         if not by_pwrite and (behind_batch - 1) >> PAGES_BITS != (position - 1) >> PAGES_BITS:
             self.make_pages((behind_batch - 1) >> PAGES_BITS)
         failpoint("append.locked")
@@ -317,11 +359,12 @@ cdef class PartitionLog:
         failpoint("append.staged_end")
         atomic_storei64(&slot.writing_next_offset, next_offset_of(batch))
         failpoint("append.staged")
+        program_order()
         if by_pwrite:
             error = write_all(self.fd, batch, length, position)
             if error:
-                store64(self.map + position, 0)
-                atomic_store64(&slot.writing_end, slot.end)
+                # what is staged stays: nobody believes it before `end` gets there
+                write_all(self.fd, zeros, 8, position)
                 return error
         else:
             place = self.map + position
@@ -334,8 +377,8 @@ cdef class PartitionLog:
         if newest > slot.max_timestamp and load32(batch + BH_RECORD_COUNT):
             slot.max_timestamp = newest
         end[0] = slot.writing_end
-        if load32(batch + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER and slot.producers == 0:
-            slot.producers = 1
+        if load32(batch + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER:
+            slot.producers += slot.producers < <uint32_t> MAX_PRODUCERS_PER_PARTITION
         atomic_store64(&slot.end, slot.writing_end)              # published
         failpoint("append.published")
         atomic_storei64(&slot.next_offset, slot.writing_next_offset)
@@ -343,7 +386,7 @@ cdef class PartitionLog:
         self.control.unlock(self.partition)
         failpoint("append.unlocked")
         full_fence()                                      # pairs with mark_waiting() and with the sync leader
-        if atomic_loadi64(&slot.first_unsynced_at) == 0:
+        if not is_noted(self.sync, self.partition):
             note_unsynced(self.sync, self.partition)
             if self.service is not None and self.sync.interval_ns:
                 self.service.wake_within(self.sync.interval_ns)
@@ -363,10 +406,10 @@ cdef class PartitionLog:
             raise ReadOnlyError("the engine was opened with read_only=True")
         # a reader allocates no more than segment_bytes for the body of a compressed batch
         cdef uint64_t size = max(length, load32(batch + BH_RAW_BODY_BYTES))
-        if size + SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS > self.segment_bytes:
+        if size > largest_batch(self.segment_bytes):
             raise RecordTooLargeError(
                 f"a batch of {length} bytes does not fit a segment of {self.segment_bytes} (segment_bytes)",
-                size=length, limit=self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS,
+                size=length, limit=largest_batch(self.segment_bytes),
             )
         self.hold_back()
         self.append_locked(batch, length, synced, base_offset, end, guard)
@@ -447,7 +490,7 @@ cdef class PartitionLog:
             if error == 0:
                 # others appended meanwhile, and the service may just have looked when it was clean
                 if self.sync.interval_ns and self.service is not None and (
-                    atomic_loadi64(&self.slot.first_unsynced_at)
+                    is_noted(self.sync, self.partition)
                 ):
                     self.service.wake_within(self.sync.interval_ns)
                 return 0
@@ -462,6 +505,15 @@ cdef class PartitionLog:
                 )
             self.take_lock()                       # mends what a dead roller left
             self.control.unlock(self.partition)
+
+    cdef int sync_appended(self, uint32_t epoch, uint64_t end) except -1:
+        """sync_to() for what was appended in `epoch`. Raises DurabilityError also where it was cut since."""
+        self.sync_to(end)
+        if atomic_load32(&self.slot.active_epoch) != epoch:
+            raise DurabilityError(
+                f"{self.topic}-{self.partition} was cut after a failed sync before this append was on disk"
+            )
+        return 0
 
     def append_mark(self) -> None:
         """State the synced offset in a header-only batch: damage below it is never taken for a torn tail."""
@@ -527,8 +579,7 @@ cdef class PartitionLog:
         slot.active_base_byte_pos = slot.end
         slot.active_allocated = allocated
         slot.active_salt = salt
-        if slot.producers:
-            slot.producers = count + 1
+        slot.producers = count
         failpoint("roll.fields")
         full_fence()
         atomic_store32(&slot.rolls, slot.rolls + 1)
@@ -564,11 +615,6 @@ cdef class PartitionLog:
             if atomic_load64(&self.slot.synced_end) == before:
                 end[0] = before
                 return
-
-
-cdef inline uint64_t footer_room(partition_slot_t* slot) noexcept nogil:
-    """Bytes that an append leaves free for the footer."""
-    return FOOTER_PRODUCERS + <uint64_t> slot.producers * PRODUCER_ENTRY_BYTES
 
 
 cdef str segment_file(partition_slot_t* slot):

@@ -25,7 +25,7 @@ cdef class PartitionReader:
 
     cdef void limit(self, uint64_t* end, int64_t* next_offset) noexcept nogil
     cdef bint stays_within(self, int64_t offset) except -1
-    cdef int check_start(self) except -1
+    cdef int check_still_there(self) except -1
     cdef int locate(self, uint64_t end) except -1
     cdef int cross(self, int64_t end_offset, unsigned int named_epoch) except -1
     cdef Segment open_segment(self, object file, int64_t behind)

@@ -104,8 +104,10 @@ cdef class PartitionReader:
             and (offset < self.next_offset or self.segment.base_offset == self.log.slot.active_base_offset)
         )
 
-    cdef int check_start(self) except -1:
-        """Raise OffsetOutOfRangeError where the records at the position were deleted."""
+    cdef int check_still_there(self) except -1:
+        """Raise ClosedError where the topic was deleted, OffsetOutOfRangeError where the position was."""
+        if self.log.control.header.deleted:
+            raise ClosedError(f"topic {self.log.topic!r} was deleted")
         if self.next_offset < atomic_loadi64(&self.log.slot.log_start_offset):
             self.seek(self.next_offset)
         return 0
@@ -123,10 +125,11 @@ cdef class PartitionReader:
         try:
             self.segment = self.open_segment(files[i], files[i + 1].base_offset if i + 1 < len(files) else -1)
         except FileNotFoundError:
-            self.check_start()               # dropped since it was listed
+            self.check_still_there()         # dropped since it was listed
             raise
         note_mapped(self)
-        if self.segment.base_offset > self.next_offset >= self.log.slot.log_start_offset:
+        if self.segment.base_offset > self.next_offset:
+            self.check_still_there()
             raise self.damage("the segment before it is missing", self.segment.base_offset)
         if i + 1 < len(files):
             self.segment.load_index()
@@ -193,7 +196,7 @@ cdef class PartitionReader:
                 self.position = found.position_of(end_offset, found.file_limit)
             self.segment = found
             return 0
-        self.check_start()                   # dropped in the meantime
+        self.check_still_there()             # dropped in the meantime
         raise self.damage("the segment behind its footer is missing", behind)
 
     cdef RecordBatch fetch(self):
@@ -210,11 +213,9 @@ cdef class PartitionReader:
         cdef int what
         cdef RecordBatch batch
         self.limit(&end, &last)
-        if self.log.control.header.deleted:
-            raise ClosedError(f"topic {self.log.topic!r} was deleted")
         if atomic_load32(&self.log.slot.active_epoch) != self.epoch:
             self.note_cut()
-        self.check_start()
+        self.check_still_there()
         if atomic_load32(&self.log.control.header.rewrites) != self.rewrites:
             self.rewrites = atomic_load32(&self.log.control.header.rewrites)
             self.segment = None              # what we map may have been replaced, and takes room on the disk
@@ -262,6 +263,9 @@ cdef class PartitionReader:
                 self.position += load32(p + BH_TOTAL_LENGTH)
                 if self.position > self.segment.verified_to:
                     self.segment.verified_to = self.position
+                self.log.read_batches += 1
+                self.log.read_records += batch.record_count
+                self.log.read_bytes += batch.stored_bytes
                 return batch
             if what == STANDS_FOOTER:
                 behind = loadi64(p + FT_END_OFFSET)
@@ -269,6 +273,9 @@ cdef class PartitionReader:
                     raise self.damage("records are missing before the footer", behind)
                 next_epoch = load32(p + FT_NEXT_EPOCH) if load32(p + FT_FLAGS) & FOOTER_CUT else 0
                 self.cross(max(behind, self.next_offset), next_epoch)
+            elif self.segment.replaced:
+                self.check_still_there()
+                self.segment = None          # compacted, as `rewrites` will say in a moment
             elif not self.nothing_is_lost():
                 self.raise_damage(self.segment.file_limit)
 

@@ -8,6 +8,7 @@ Invariant: nothing is served before it is on disk.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from logcore.batch_header cimport next_offset_of
 from logcore.control cimport (
     PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_replace, atomic_store32,
     full_fence, partition_slot_t,
@@ -93,7 +94,7 @@ def producer_entries(PartitionLog log) -> bytes:
 def entries_of(PartitionLog log, ProducerTable table, position: int) -> bytes:
     """As many entries of the table, the newest, as a footer at `position` has room for."""
     cdef int most = <int> ((log.segment_bytes - position - FOOTER_PRODUCERS) // PRODUCER_ENTRY_BYTES)
-    most = min(most, min(table.count, <int> MAX_PRODUCERS_PER_PARTITION))
+    most = min(most, min(table.count, <int> most_producers(log.segment_bytes)))
     cdef uint8_t* out = <uint8_t*> calloc(max(most, 1), PRODUCER_ENTRY_BYTES)
     if out is NULL:
         raise MemoryError()
@@ -341,8 +342,8 @@ def take_over(PartitionLog log, survey: Survey) -> None:
     slot.max_timestamp = survey.max_timestamp
     slot.log_start_offset = survey.start.log_start_offset
     before = [find_footer(segment) for segment in list_segments(log.directory)[-2:-1]]
-    known = [footer.producer_count for footer in before if footer is not None]
-    slot.producers = max(slot.producers, survey.producers, *known)
+    known = sum(footer.producer_count for footer in before if footer is not None)
+    slot.producers = min(survey.producers + known, MAX_PRODUCERS_PER_PARTITION)
     slot.next_offset = survey.next_offset
     slot.writing_next_offset = survey.next_offset
     slot.end = slot.writing_end = survey.end
@@ -428,6 +429,30 @@ def report(PartitionLog log, survey: Survey) -> None:
         log.report = survey
 
 
+def closed_clean(PartitionLog log) -> bool:
+    """Whether whoever closed the topic last had all of it on disk."""
+    from logcore.control import CLEAN_MARKER
+    return os.path.exists(f"{os.path.dirname(log.directory)}/{CLEAN_MARKER}")
+
+
+def synced_end(PartitionLog log, synced_offset: int) -> int:
+    """Byte_pos at which the records below a durable mark end."""
+    cdef SegmentScan scan
+    for segment in reversed(list_segments(log.directory)):
+        scan = open_scan(segment)
+        header = None if scan is None else parse_segment_header(scan.header)
+        if header is None or header.base_offset > synced_offset:
+            continue
+        position = SEGMENT_DATA_START
+        while scan.step() != SCAN_END:
+            if scan.kind == SCAN_BATCH and next_offset_of(scan.entry) > synced_offset:
+                break
+            position = scan.position + (scan.length if scan.kind == SCAN_BATCH else 0)
+        scan.close()
+        return header.base_byte_pos + position - SEGMENT_DATA_START
+    return 0
+
+
 def survey_partition(PartitionLog log) -> None:
     """Fill a private slot of a read-only opening by the same rules; writes nothing."""
     cdef partition_slot_t* slot = log.private_slot
@@ -441,6 +466,8 @@ def survey_partition(PartitionLog log) -> None:
         survey = Survey(Start(0, ((0, 0),)))
     slot.next_offset = slot.synced_offset = survey.next_offset
     slot.end = slot.synced_end = survey.end
+    if survey.synced_offset < survey.next_offset and not closed_clean(log):
+        slot.synced_offset, slot.synced_end = survey.synced_offset, synced_end(log, survey.synced_offset)
     slot.log_start_offset = survey.start.log_start_offset
     slot.max_timestamp = survey.max_timestamp
     slot.active_epoch = survey.epoch

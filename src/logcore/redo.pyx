@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from logcore.batch_header cimport seal_batch_header
 from logcore.builder cimport BatchBuilder
-from logcore.control cimport PARTITION_UNRECOVERED, atomic_loadi64
+from logcore.control cimport PARTITION_READY, PARTITION_UNRECOVERED, atomic_loadi64, atomic_replace
 from logcore.deliveries cimport DeliveryTable, Lease
 from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport *
@@ -22,7 +22,7 @@ from logcore.hashing cimport xxh3
 from logcore.key_index cimport guard_of
 from logcore.offset_copies cimport offset_copy_t
 from logcore.offsets cimport OffsetTable
-from logcore.partition_log cimport PartitionLog
+from logcore.partition_log cimport NEEDS_ROLL, PartitionLog
 from logcore.sync cimport SEALED_ONLY
 from logcore.topic_log cimport COMPRESSION_LEVEL, TopicLog
 
@@ -43,7 +43,6 @@ FRONT = struct.Struct("<8sIIQQ")         # magic, version, 0, bytes of the descr
 VERSION = 1
 
 cdef enum:
-    NEEDS_ROLL = -1
     TRANSACTION_BYTES = 16
 
 
@@ -67,7 +66,7 @@ cdef class AppendPart:
             self.guard = guard_of(log.key_index(partition), None, guard)
         finished = builder.finish(log.codec, COMPRESSION_LEVEL, 0, 0, False, &length)
         self.batch = with_transaction(finished, length, transaction)
-        room = <int64_t> self.log.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS
+        room = largest_batch(self.log.segment_bytes)
         size = max(len(self.batch), load32(<uint8_t*> <char*> self.batch + BH_RAW_BODY_BYTES))
         if size > room:
             raise RecordTooLargeError(
@@ -79,16 +78,9 @@ cdef class AppendPart:
         return self.guard is None or self.guard.holds(self.log)
 
     cdef int make_room(self) except? -1:
-        cdef uint64_t behind
         self.start = self.log.slot.end
         self.position = self.start - self.log.slot.active_base_byte_pos + SEGMENT_DATA_START
-        behind = self.position + len(self.batch) + FOOTER_PRODUCERS
-        behind += <uint64_t> self.log.slot.producers * PRODUCER_ENTRY_BYTES
-        if behind > self.log.segment_bytes:
-            return NEEDS_ROLL
-        if behind > self.log.slot.active_allocated:
-            return self.log.allocate(behind)
-        return 0
+        return self.log.make_room(<uint32_t> len(self.batch))
 
     cdef int seal(self) except -1:
         seal_batch_header(
@@ -106,7 +98,7 @@ cdef class AppendPart:
         )
         if error:
             # the record stands: whoever takes the lock next finds what is missing and writes it
-            self.log.slot.state = PARTITION_UNRECOVERED
+            atomic_replace(&self.log.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
             self.log.control.unlock(self.log.partition)
         return error
 

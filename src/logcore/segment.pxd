@@ -38,6 +38,8 @@ cdef class Segment:
     cdef const uint8_t* map            # PROT_READ, segment_bytes of address space
     cdef uint64_t map_bytes
     cdef uint64_t file_limit           # bytes of the file when last looked at: nothing behind is touched
+    cdef object inode
+    cdef bint replaced                 # another file has its name, or none: it does not grow any more for us
     cdef uint64_t salt
     cdef uint64_t base_byte_pos
     cdef readonly str path

@@ -122,6 +122,7 @@ cdef class Segment:
             size = file_bytes(fd)
             if size < 0:
                 raise CorruptionError(f"{path} is not a plain file", path=path, position=0)
+            inode = os.fstat(fd).st_ino
             if size < SEGMENT_DATA_START:
                 raise CorruptionError(
                     f"{path} is too short for a segment: {size} bytes", path=path, position=0
@@ -145,6 +146,7 @@ cdef class Segment:
             close(fd)
         self.map = <const uint8_t*> mapping
         self.path = path
+        self.inode = inode
         self.named_epoch = named_epoch
         self.file_limit = min(<uint64_t> size, self.map_bytes)
         self.salt = header.salt
@@ -167,10 +169,13 @@ cdef class Segment:
         if position <= self.file_limit:
             return True
         try:
-            size = os.stat(self.path, follow_symlinks=False).st_size
-            self.file_limit = min(<uint64_t> size, self.map_bytes)
-        except FileNotFoundError:      # dropped; what we map stays as it was
+            found = os.stat(self.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or found.st_ino != self.inode:      # what we map stays as it was
+            self.replaced = True
             return False
+        self.file_limit = min(<uint64_t> found.st_size, self.map_bytes)
         return position <= self.file_limit
 
     # ---- the sparse index ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ cdef struct service_t:                      # all that the threads touch; malloc
     uint32_t topics_moved                   # a topic left: one may have been passed over
     uint32_t sync_word                      # futex, private: sync_state
     int64_t sleeps_until                    # CLOCK_BOOTTIME; of the sleep that SYNC_ASLEEP means
+    uint32_t somebody_went                  # it may have left something unsynced that nobody was told of
     # ---- the watch thread
     pthread_t watch_thread
     registry_slot_t* slots

@@ -21,7 +21,7 @@ from logcore.registry_slots cimport (
     mutex_word, registry_slot_t, release_slot, ring_slots, slot_bump, slot_load32, slot_load64, slot_loadi64,
     slot_store32, slot_storei64,
 )
-from logcore.sync cimport sync_due, topic_sync_t
+from logcore.sync cimport note_forgotten, sync_due, topic_sync_t
 
 import os
 
@@ -143,6 +143,7 @@ cdef int64_t serve_topics(service_t* service) noexcept nogil:
     cdef int32_t i = 0
     cdef topic_sync_t* topic
     cdef uint32_t moved = slot_load32(&service.topics_moved)
+    cdef bint somebody_went = pylog_exchange(&service.somebody_went, 0) != 0
     while not slot_load32(&service.stop):
         pthread_mutex_lock(&service.topics_lock)
         topic = service.topics[i] if i < service.topic_count else NULL
@@ -150,6 +151,8 @@ cdef int64_t serve_topics(service_t* service) noexcept nogil:
         pthread_mutex_unlock(&service.topics_lock)
         if topic is NULL:
             break
+        if somebody_went:
+            note_forgotten(topic)
         due = sync_due(topic, clock_ns(CLOCK_BOOTTIME))
         pthread_mutex_lock(&service.topics_lock)
         service.serving = NULL
@@ -159,6 +162,8 @@ cdef int64_t serve_topics(service_t* service) noexcept nogil:
             soonest = max(due, SHORTEST_SLEEP_NS)
         i += 1
     if moved != slot_load32(&service.topics_moved):
+        if somebody_went:
+            slot_store32(&service.somebody_went, 1)
         return 0
     return soonest
 
@@ -174,7 +179,7 @@ cdef void* watch_main(void* argument) noexcept nogil:
     cdef service_t* service = <service_t*> argument
     cdef registry_slot_t* ours
     cdef int64_t now, next_beat = 0
-    cdef uint32_t watch_seen, neighbour_word = 0
+    cdef uint32_t watch_seen = 0, watch_before, neighbour_word = 0
     cdef int neighbour
     service.slot = claim_slot(service.slots, service.pid, service.start_time, service.incarnation)
     if service.slot >= 0:
@@ -186,9 +191,12 @@ cdef void* watch_main(void* argument) noexcept nogil:
         return NULL
     ours = &service.slots[service.slot]
     while True:
-        watch_seen = slot_load32(&ours.watch_word)
+        watch_before, watch_seen = watch_seen, slot_load32(&ours.watch_word)
         if slot_load32(&service.stop):
             break
+        if watch_seen != watch_before:
+            slot_store32(&service.somebody_went, 1)
+            wake_sync(service)
         now = clock_ns(CLOCK_MONOTONIC)
         if now >= next_beat:
             slot_storei64(&ours.heartbeat, clock_ns(CLOCK_BOOTTIME))

@@ -161,12 +161,12 @@ cdef object walk(SegmentScan scan, object survey, int64_t mark):
             if valid:
                 if load32(p + BH_RECORD_COUNT):
                     newest = max(newest, max_timestamp_of(p))
-                producers |= (load32(p + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER) != 0
+                producers += (load32(p + BH_ATTRIBUTES) & ATTR_BLOCK_PRODUCER) != 0
                 expected = behind
             survey.max_timestamp, survey.producers = newest, producers
         elif scan.kind == SCAN_FOOTER:
             p = scan.entry
-            survey.producers = max(producers, load32(p + FT_PRODUCER_COUNT) + producers)
+            survey.producers = load32(p + FT_PRODUCER_COUNT)
             survey.max_timestamp = max(newest, loadi64(p + FT_MAX_TIMESTAMP))
             behind = loadi64(p + FT_END_OFFSET)
             if behind > expected:

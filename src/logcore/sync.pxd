@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from logcore.control cimport control_header_t, partition_slot_t
+from logcore.control cimport atomic_load64, control_header_t, partition_slot_t
 
 cdef struct kept_file_t:                    # the descriptor by which this process syncs a partition
     int64_t base_offset                     # of its segment
@@ -35,9 +35,17 @@ cdef int64_t sync_due(topic_sync_t* topic, int64_t now) noexcept nogil
 # or -1
 
 cdef int keep_files(topic_sync_t* topic) except -1
-cdef void close_files(topic_sync_t* topic) noexcept nogil
+cdef bint close_files(topic_sync_t* topic) noexcept nogil
 cdef void drop_files(topic_sync_t* topic) noexcept nogil
-# makes room for `kept`; closes what is kept, where threads may still sync; frees it, when none can any more
+# makes room for `kept`; closes what is kept (True: no thread syncs now); frees it, when none can any more
 
 cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil
-# after publishing and a full fence: starts the clock of the oldest unsynced byte and sets the dirty bit
+# after publishing and a full fence, unless is_noted(): starts the clock of the oldest unsynced byte and sets
+# the dirty bit
+
+cdef void note_forgotten(topic_sync_t* topic) noexcept nogil
+# somebody died: note what it published or left unsynced and could not note
+
+cdef inline bint is_noted(topic_sync_t* topic, int partition) noexcept nogil:
+    """Whether the dirty bit is set: somebody will sync what was published before this look."""
+    return atomic_load64(&topic.dirty[partition >> 6]) >> (partition & 63) & 1

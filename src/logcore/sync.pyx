@@ -64,18 +64,23 @@ cdef int keep_files(topic_sync_t* topic) except -1:
     return 0
 
 
-cdef void close_files(topic_sync_t* topic) noexcept nogil:
+cdef bint close_files(topic_sync_t* topic) noexcept nogil:
     cdef int i, error
+    cdef bint unused = True
+    cdef int64_t until = clock_ns(CLOCK_MONOTONIC) + CLOSE_WAIT_NS
     for i in range(topic.partitions):
-        if topic.kept[i].fd < 0:
-            continue
-        error = mutex_lock_within(&topic.slots[i].sync_lock, CLOSE_WAIT_NS)
+        # also where nothing is kept: whoever syncs there opens files by our directory
+        error = pthread_mutex_trylock(&topic.slots[i].sync_lock)
+        if error == EBUSY:
+            error = mutex_lock_within(&topic.slots[i].sync_lock, max(until - clock_ns(CLOCK_MONOTONIC), 0))
         if error == EOWNERDEAD:
             pthread_mutex_consistent(&topic.slots[i].sync_lock)
         elif error:                          # a stopped process leads: drop_files() will close it
+            unused = False
             continue
         forget(&topic.kept[i])
         pthread_mutex_unlock(&topic.slots[i].sync_lock)
+    return unused
 
 
 cdef void drop_files(topic_sync_t* topic) noexcept nogil:
@@ -99,7 +104,17 @@ cdef void note_unsynced(topic_sync_t* topic, int partition) noexcept nogil:
     cdef partition_slot_t* slot = &topic.slots[partition]
     if atomic_loadi64(&slot.first_unsynced_at) == 0:
         atomic_storei64(&slot.first_unsynced_at, clock_ns(CLOCK_BOOTTIME))
-        atomic_or(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
+    failpoint("sync.noting")
+    atomic_or(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
+
+
+cdef void note_forgotten(topic_sync_t* topic) noexcept nogil:
+    cdef int i
+    for i in range(topic.partitions):
+        if atomic_load32(&topic.slots[i].state) == PARTITION_READY and (
+            atomic_load64(&topic.slots[i].end) != atomic_load64(&topic.slots[i].synced_end)
+        ):
+            note_unsynced(topic, i)
 
 
 cdef bint take_snapshot(partition_slot_t* slot, snapshot_t* out) noexcept nogil:
@@ -213,9 +228,11 @@ cdef int lead(topic_sync_t* topic, int partition, bint sealed_only) noexcept nog
     atomic_storei64(&slot.synced_offset, now.next_offset)
     atomic_store64(&slot.synced_end, now.end)
     failpoint("sync.stated")
-    # the dirty bit outlives a leader that dies; an append that still saw it set is found by looking again
+    # an append that still saw the bit set is found by looking again; if we die before that, by the living,
+    # who look at all partitions then
     clear_bit(&topic.dirty[partition >> 6], <uint64_t> 1 << (partition & 63))
     atomic_storei64(&slot.first_unsynced_at, 0)
+    failpoint("sync.cleared")
     full_fence()
     if atomic_load64(&slot.end) != now.end:
         note_unsynced(topic, partition)
@@ -270,6 +287,7 @@ cdef int sync_partition(
             atomic_add(&slot.sync_arrivals, 1)
             came = True
         seen_round = atomic_load32(&slot.sync_round)
+        failpoint("sync.arrived")
         error = pthread_mutex_trylock(&slot.sync_lock)
         if error == EBUSY:
             if until == 0:

@@ -38,6 +38,7 @@ cdef class TopicLog:
     cdef readonly int partitions
     cdef readonly bint read_only
     cdef readonly bint closed
+    cdef unsigned long closed_by             # as in PartitionLog
     cdef bint use_xxh3
     cdef int codec
     cdef readonly int durability             # durability_policy
@@ -48,6 +49,7 @@ cdef class TopicLog:
 
     cdef PartitionLog log(self, int partition)               # opened on demand
     cdef int partition_of(self, const uint8_t* key, Py_ssize_t key_bytes) noexcept nogil
+    cdef bint is_unsynced(self, int partition) noexcept nogil
     cdef int turn(self) noexcept nogil                       # the partition of the next batch without keys
     cdef int check_partition(self, object partition) except -1
     cdef int check_record(
@@ -69,7 +71,6 @@ cdef class TopicLog:
         int policy, Guard guard,
     )
     cdef int detach(self, bint shared) except -1             # shared: other threads may be in a call of ours
-    cdef PartitionLog log_even_closed(self, int partition)
     cdef BatchBuilder take_builder(self)
     cdef void give_builder(self, BatchBuilder builder)
 

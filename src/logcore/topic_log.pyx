@@ -9,6 +9,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -16,21 +17,21 @@ from libc.stdlib cimport free, malloc
 from logcore.builder cimport BatchBuilder
 from logcore.control cimport (
     ControlFile, PARTITION_READY, PARTITION_UNRECOVERED, atomic_add, atomic_load32, atomic_load64,
-    atomic_store32,
+    atomic_store32, partition_slot_t,
 )
 from logcore.format cimport *
 from logcore.hashing cimport murmur2, xxh3
 from logcore.inputs cimport NULL_LENGTH, item_bytes
 from logcore.key_index cimport KeyIndex, guard_of
 from logcore.linux cimport O_CLOEXEC, O_DIRECTORY, O_RDONLY, close, open as open_file
-from logcore.partition_log cimport Guard, PartitionLog
+from logcore.partition_log cimport Guard, NOBODY, PartitionLog
 from logcore.processes cimport Registry, fork_count
 from logcore.reader cimport PartitionReader
 from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordId, RecordIds, new_record_id
 from logcore.service cimport Service
 from logcore.single_batch cimport STAMP_NOW, encode_single, single_bytes
-from logcore.sync cimport close_files, drop_files, keep_files, sync_due
+from logcore.sync cimport close_files, drop_files, is_noted, keep_files, sync_due
 
 import os
 
@@ -125,14 +126,17 @@ cdef class TopicLog:
             self.service.remove_topic(&self.sync_state)
             self.served = False
         cdef int fd = self.sync_state.directory_fd
+        cdef bint unused = True
         self.sync_state.directory_fd = -1
         if not shared:
             drop_files(&self.sync_state)
-        elif self.registry.forks == fork_count():
+        elif not self.read_only and self.registry.forks == fork_count():
             with nogil:
-                close_files(&self.sync_state)
-        if fd >= 0:
+                unused = close_files(&self.sync_state)
+        if fd >= 0 and unused:
             close(fd)
+        elif fd >= 0:
+            self.sync_state.directory_fd = fd        # somebody syncs by it: it is closed with us
         return 0
 
     def close(self) -> None:
@@ -140,14 +144,20 @@ cdef class TopicLog:
         if self.closed:
             return
         self.closed = True
+        self.closed_by = PyThread_get_thread_ident()
         for index in list(self.key_indexes.values()):
             index.close()
         try:
+            if not self.read_only:
+                for log in self.logs:
+                    if log is not None:
+                        (<PartitionLog> log).end_appends()
             if not self.read_only and not self.control.header.deleted:
                 self.sync()
                 self.control.close_clean(self.mark_ends)
         finally:
             self.detach(True)
+            self.closed_by = NOBODY
             for log in self.logs:
                 if log is not None:
                     (<PartitionLog> log).drop_writer()
@@ -162,12 +172,11 @@ cdef class TopicLog:
 
     def batch_room(self) -> int:
         """The largest batch that a segment holds."""
-        return self.segment_bytes - SEGMENT_DATA_START - 2 * FOOTER_PRODUCERS - BATCH_OVERHEAD
+        return largest_batch(self.segment_bytes) - BATCH_OVERHEAD
 
     cdef int64_t batch_budget(self) noexcept nogil:
-        cdef uint64_t taken = SEGMENT_DATA_START + 2 * FOOTER_PRODUCERS + BATCH_OVERHEAD
-        cdef int64_t room = <int64_t> (self.segment_bytes - taken)
-        room -= <int64_t> self.max_record_bytes + 64
+        cdef int64_t room = <int64_t> largest_batch(self.segment_bytes)
+        room -= BATCH_OVERHEAD + <int64_t> self.max_record_bytes + 64
         return room if room < BULK_BATCH_BYTES else BULK_BATCH_BYTES
 
     # ---- partitions -----------------------------------------------------------------------------------
@@ -177,9 +186,10 @@ cdef class TopicLog:
         cached = self.logs[partition]
         if cached is not None:
             return <PartitionLog> cached
-        if self.closed:
+        if self.closed_by not in (0, PyThread_get_thread_ident()):
             raise ClosedError(f"topic {self.name!r} was closed")
         log = PartitionLog()
+        log.closed_by = self.closed_by
         log.control = self.control
         log.slot = &self.control.slots[partition]
         log.sync = &self.sync_state
@@ -223,7 +233,7 @@ cdef class TopicLog:
         if size > self.max_record_bytes:
             raise RecordTooLargeError(
                 f"a record of {size} bytes is beyond the {self.max_record_bytes} that topic "
-                f"{self.name!r} takes (max_record_bytes, at most about half of segment_bytes)",
+                f"{self.name!r} takes (max_record_bytes, and at most half of what a segment holds)",
                 size=size, limit=self.max_record_bytes,
             )
         return 0
@@ -245,7 +255,7 @@ cdef class TopicLog:
         cdef int policy = self.durability if durability is None else durability_code(durability)
         cdef uint8_t stack[STACK_BATCH]
         cdef uint8_t* batch = stack
-        cdef uint32_t length
+        cdef uint32_t length, epoch
         cdef int64_t stamp = STAMP_NOW if timestamp is None else check_timestamp(timestamp)
         cdef PartitionLog log
         cdef Guard condition = None
@@ -282,11 +292,12 @@ cdef class TopicLog:
                 batch, key_data, key_bytes, value_data, value_bytes, headers_data, headers_bytes, stamp
             )
             log.append(batch, length, policy == DURABILITY_SYNC, &offset, &end, condition)
+            epoch = load32(batch + BH_EPOCH)
         finally:
             if batch is not stack:
                 free(batch)
         if policy == DURABILITY_SYNC:
-            log.sync_to(end)
+            log.sync_appended(epoch, end)
         return new_record_id(self.name, where, offset)
 
     cdef RecordId append_built(
@@ -305,16 +316,17 @@ cdef class TopicLog:
         self, BatchBuilder builder, int partition, uint64_t producer_id, uint32_t producer_epoch,
         bint has_producer, int durability, int64_t* base_offset, Guard guard,
     ) except -1:
-        cdef uint32_t length
+        cdef uint32_t length, epoch
         cdef uint64_t end = 0
         cdef PartitionLog log = self.log(partition)
         cdef uint8_t* batch = builder.finish(
             self.codec, COMPRESSION_LEVEL, producer_id, producer_epoch, has_producer, &length
         )
         log.append(batch, length, durability == DURABILITY_SYNC, base_offset, &end, guard)
+        epoch = load32(batch + BH_EPOCH)
         builder.reset()
         if durability == DURABILITY_SYNC:
-            log.sync_to(end)
+            log.sync_appended(epoch, end)
         return 0
 
     cdef BatchBuilder take_builder(self):
@@ -338,7 +350,7 @@ cdef class TopicLog:
         Args:
             values, keys: lists of bytes or None; or columns: an Arrow array of binary, a pair
                 (offsets, bytes) of numpy arrays, or a 2-D array of bytes with a record a row.
-            timestamps: ns since 1970, one for each record.
+            timestamps: ns since 1970, one for each record; a list, or an array of integers.
             headers: one for each record, as append() takes them.
             guard: key -> offset of its last record, -1 where it has none. All records are then one batch in
                 one partition, appended only while that holds.
@@ -404,19 +416,18 @@ cdef class TopicLog:
         cdef int i
         wanted = range(self.partitions) if partition is None else (self.check_partition(partition),)
         for i in wanted:
-            if partition is None and not self.control.dirty[i >> 6] >> (i & 63) & 1:
+            if partition is None and not self.is_unsynced(i):
                 continue
-            log = self.log_even_closed(i)
+            log = self.log(i)
             log.ensure_ready()
             log.sync_to(atomic_load64(&log.slot.end))
 
-    cdef PartitionLog log_even_closed(self, int partition):
-        cdef bint closed = self.closed
-        self.closed = False
-        try:
-            return self.log(partition)
-        finally:
-            self.closed = closed
+    cdef bint is_unsynced(self, int partition) noexcept nogil:
+        cdef partition_slot_t* slot = &self.control.slots[partition]
+        return is_noted(&self.sync_state, partition) or (
+            atomic_load32(&slot.state) == PARTITION_READY
+            and atomic_load64(&slot.end) != atomic_load64(&slot.synced_end)
+        )
 
     def recover(self, partition) -> None:
         """Cut a partition whose sync failed at its synced offset, and go on under a new epoch."""
@@ -489,14 +500,20 @@ cdef class TopicLog:
         return False
 
     def counters(self) -> dict:
-        """What this engine did in this topic: batches, records, bytes appended, and syncs led."""
-        counted = {"batches": 0, "records": 0, "bytes": 0, "syncs": self.sync_state.syncs}
-        for log in self.logs:
-            if log is not None:
-                counted["batches"] += (<PartitionLog> log).appended_batches
-                counted["records"] += (<PartitionLog> log).appended_records
-                counted["bytes"] += (<PartitionLog> log).appended_bytes
-        return counted
+        """What this engine did in this topic: what it appended and read, and the syncs that it led."""
+        cdef PartitionLog log
+        appended, read = [0, 0, 0], [0, 0, 0]
+        for opened in self.logs:
+            if opened is not None:
+                log = <PartitionLog> opened
+                for i, count in enumerate((log.appended_batches, log.appended_records, log.appended_bytes)):
+                    appended[i] += count
+                for i, count in enumerate((log.read_batches, log.read_records, log.read_bytes)):
+                    read[i] += count
+        kinds = ("batches", "records", "bytes")
+        counted = {f"appended_{kind}": count for kind, count in zip(kinds, appended)}
+        counted |= {f"read_{kind}": count for kind, count in zip(kinds, read)}
+        return counted | {"syncs": self.sync_state.syncs}
 
 
 cdef class LogDirectory:

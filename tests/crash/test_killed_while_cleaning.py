@@ -169,3 +169,25 @@ def test_others_read_while_compaction_is_stopped_and_it_goes_on(
     stopped.signal(signal.SIGCONT)
     assert stopped.result() == RECORDS - 7
     assert zygote.run(f"{HERE}:read", directory=data) == last_of_each_key(before)
+
+
+def test_a_reader_goes_on_in_a_segment_that_was_replaced_before_anybody_was_told(
+    zygote: Zygote, points: Failpoints, tmp_path: Path
+) -> None:
+    points.reset()
+    with pylog.open(tmp_path / "data") as engine:
+        engine.create_topic(TOPIC, segment_bytes=1 << 20, cleanup_policy="compact")
+        engine.append(TOPIC, bytes(1000), key=b"k")
+        with engine.consumer(TOPIC, auto_offset_reset="earliest") as consumer:
+            assert len(consumer.poll()) == 1  # it maps the segment, whose file is small then
+            for _ in range(399):
+                engine.append(TOPIC, bytes(1000), key=b"k")
+            with points.armed("compact.renamed", STOP):
+                cleaning = zygote.start(f"{HERE}:clean", directory=tmp_path / "data")
+                assert cleaning.wait_stopped_or_ended()
+            seen = [0]
+            while seen[-1] < 399:
+                seen += [record.offset for record in consumer.poll()]
+            cleaning.signal(signal.SIGCONT)
+            assert cleaning.result() == 399
+    assert seen == sorted(set(seen))

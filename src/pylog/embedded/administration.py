@@ -344,15 +344,19 @@ class AdministeredDirectory(OpenDirectory):
         return found
 
     def metrics(self) -> dict[str, int]:
-        """Return what this engine did since it was opened: appended batches, records and bytes, and more."""
+        """Return what this engine did since it was opened: batches, records, bytes appended and read, ...
+
+        A batch counts as read where it was looked at, be it for one of its records.
+        """
         self._check_open()
-        counted = dict(self._counted)
+        kinds = ("batches", "records", "bytes")
+        counted = {f"{done}_{kind}": 0 for done in ("appended", "read") for kind in kinds}
+        counted |= {"syncs": 0, **self._counted}
         for log in self._opened():
             for key, count in log.counters().items():
-                counted[key] = counted.get(key, 0) + count
+                counted[key] += count
         members = list(self._members)
-        found = {f"appended_{key}": counted.get(key, 0) for key in ("batches", "records", "bytes")}
-        found["syncs"] = counted.get("syncs", 0)
+        found = counted
         if self._cleans is not None:
             found |= {f"cleaner_{key}": count for key, count in self._cleans.counted.items()}
         found["open_topics"] = len(self._opened())

@@ -100,7 +100,7 @@ class EmbeddedEngine(AdministeredDirectory):
             values: A list of bytes or None, a pair of columns (offsets int32[n+1], bytes), or an Arrow array.
             keys: The same, one for each value. They choose the partitions where none is given.
             partition: The partition of all of them.
-            timestamps: A list of ns since 1970; now where left out.
+            timestamps: A list of ns since 1970, or an array of integers; now where left out.
             headers: A list with the headers of each.
             durability: "os", "interval" or "sync"; the topic's where left out.
             guard: For each of some keys the offset of its last record in the partition, -1 where it has none.
