@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import demo_aircraft
 from demo_cast import CONSUMERS, DELAYS, GROUP, PARTITIONS, POLL_SECONDS, PRODUCERS, TOPIC, Account, Processes
 from demo_screen import Screen
 from flights import ROWS, flights, plain_fold
@@ -227,6 +228,8 @@ def main() -> int:
             screen.say(f"streamed in {took:.1f} s: {ROWS / took:,.0f} flights/s at the pace of the producers")
             screen.say("is it right?")
             right = check(engine, story, screen.say)
+            screen.say("the same flights as events of each aircraft, with a read model in SQLite:")
+            right = demo_aircraft.tell(engine, screen.say) and right
             screen.say("and at full speed, one process:")
             for name, records, seconds in full_speed(engine):
                 screen.say(f"  {records / seconds:12,.0f} records/s  {name}")

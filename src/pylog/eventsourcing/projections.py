@@ -36,10 +36,13 @@ LONGEST_NAP = 0.05
 class Projection(Protocol):
     """What a user writes: which tables there are, and what a record changes in them."""
 
-    name: str
-    """Of the read model in the database: letters, digits and "_"."""
-    tables: Sequence[str]
-    """Names of its tables; each is seen as a view of that name."""
+    @property
+    def name(self) -> str:
+        """Of the read model in the database: letters, digits and "_"."""
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """Names of its tables; each is seen as a view of that name."""
 
     def create(self, db: Any, tables: Tables) -> None:
         """Create the tables, under the names that `tables[...]` says."""
