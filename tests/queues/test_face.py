@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 import unittest
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,14 @@ CASES = ("test_queue_task_done", "test_queue_join", "test_basic", "test_negative
 @pytest.mark.skipif(cpython is None, reason="this Python came without its own tests: ours have their intent")
 @pytest.mark.parametrize("case", CASES)
 def test_1a_cpythons_own_cases_pass(engine: pylog.Engine, case: str) -> None:
-    names = count()
+    made: list[QueueFace] = []
 
     class Queue(QueueFace):
         """Its name tells the cases in which order items come."""
 
         def __init__(self, maxsize: int = 0) -> None:
-            super().__init__(engine.queue(f"q{next(names)}"), maxsize, "json")
+            super().__init__(engine.queue(f"q{len(made)}"), maxsize, "json")
+            made.append(self)
 
     class Cases(cpython.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
         def setUp(self) -> None:
@@ -43,6 +43,8 @@ def test_1a_cpythons_own_cases_pass(engine: pylog.Engine, case: str) -> None:
 
     result = unittest.TestResult()
     Cases(case).run(result)
+    for face in made:
+        face.close()
     assert result.testsRun == 1
     assert [text for _, text in [*result.errors, *result.failures]] == []
 
@@ -85,6 +87,7 @@ def test_1a_full_and_empty_are_those_of_the_standard_library(opened: Opened) -> 
         face.put(b"b", timeout=0.01)
     assert face.get() == b"a"
     assert face.empty()
+    face.task_done()
 
 
 def test_what_other_processes_put_is_got_here(engine: pylog.Engine, data_dir: Path) -> None:
@@ -102,3 +105,17 @@ def test_an_item_that_cannot_be_decoded_is_buried_and_told(opened: Opened) -> No
     with pytest.raises(pylog.SerializationError):
         jobs.as_queue(serde="json").get()
     assert [letter.reason for letter in jobs.dead_letters] == ["undecodable"]
+
+
+def test_what_was_got_and_not_done_is_there_again_after_a_restart(data_dir: Path) -> None:
+    with pylog.open(data_dir) as engine:
+        face = engine.queue("jobs").as_queue()
+        for item in (b"1", b"2"):
+            face.put(item)
+        assert (face.get(), face.get()) == (b"1", b"2")
+        face.task_done()
+        face.close()
+    with pylog.open(data_dir) as engine:
+        face = engine.queue("jobs").as_queue()
+        assert face.get_nowait() == b"2"
+        face.task_done()

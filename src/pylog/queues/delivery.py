@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pylog.errors import CircuitOpenError, LeaseLostError, PylogError
+from pylog.errors import CircuitOpenError, ClosedError, LeaseLostError, PylogError
 from pylog.queue_source import Lease
 from pylog.records import Record
 from pylog.retries import Permit
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pylog.queues.queue import Queue
 
 
+NO_LONGER_OURS = (LeaseLostError, ClosedError)
+"""Somebody else has the record, or close() gave it back."""
 UNDECODED = object()
 """Stands for the value of a queue without a serde: it is read when it is asked for."""
 
@@ -145,7 +147,7 @@ class Delivery:
             self._queue.note_success(self._permit)
         try:
             self._queue.source.ack(self._lease)
-        except LeaseLostError:
+        except NO_LONGER_OURS:
             self._over = True
             raise
         self._over = True
@@ -188,7 +190,7 @@ class Delivery:
         """Be over where the block ends it or somebody else has it; not where it failed, as on a full disk."""
         try:
             yield
-        except LeaseLostError:
+        except NO_LONGER_OURS:
             self._over = True
             raise
         self._over = True

@@ -104,12 +104,9 @@ class QueueFace:
         """Return whether maxsize items wait."""
         return 0 < self.maxsize <= self.qsize()
 
-    def __del__(self) -> None:
-        with suppress(PylogError):  # the engine was closed: it is given back anyhow
-            self.close()
-
     def close(self) -> None:
-        """Give back what was got and is not done, which burns no attempt; so does dropping the object."""
+        """Give back what was got and is not done: no attempt is burnt."""
         for got in self._got.values():
             while got:
-                got.popleft().release()
+                with suppress(PylogError):  # the engine was closed: it is given back anyhow
+                    got.popleft().release()
