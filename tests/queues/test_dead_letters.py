@@ -338,3 +338,14 @@ def test_a_redrive_that_fails_lets_go_of_what_it_had(opened: Opened, engine: pyl
         with pytest.raises(pylog.ConfigError, match="to="):
             jobs.dead_letters.redrive()
     assert jobs.dead_letters.redrive(where=has_header("pylog-dead-topic")) == (1, 1)
+
+
+def test_6c_dead_letters_that_would_come_back_by_dying_are_refused(engine: pylog.Engine) -> None:
+    engine.queue("a", dead_letter="b").close()
+    engine.queue("b", dead_letter="c").close()
+    for cycle in ("c", "a", "b"):
+        with pytest.raises(pylog.ConfigError, match="leads back"):
+            engine.queue("c", dead_letter=cycle)
+    engine.queue("c", dead_letter="d").close()
+    with pytest.raises(pylog.ConfigError, match="leads back"):
+        engine.queue("others", topic="b", dead_letter="a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,12 @@ def test_13b_an_expression_sees_the_json_fields_key_and_headers(
 def test_13b_what_is_no_expression_is_refused_when_it_is_built(text: str) -> None:
     with pytest.raises(pylog.ConfigError):
         expression(text)
+
+
+def test_13b_without_its_library_an_expression_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cel", None)
+    with pytest.raises(pylog.UnsupportedError, match=r"pylog-engine\[filters\]"):
+        expression("true")
 
 
 def test_13b_nothing_of_python_is_reached_from_an_expression(engine: pylog.Engine) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Unpack
 
 from pylog.config import check_count, check_name
 from pylog.engine import Engine
-from pylog.errors import ConfigError, UnknownTopicError, UnsupportedError
+from pylog.errors import ConfigError, PylogError, UnknownTopicError, UnsupportedError
 from pylog.filters import sieve_of
 from pylog.queue_options import QueueOptions, queue_config
 from pylog.queues.options import DEFAULT_RETRY, QueueArguments
@@ -46,7 +47,8 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
             raise TypeError(f"{option}= is a {kind.__name__}, not {type(arguments[option]).__name__}")
     sieve = sieve_of(arguments.pop("filter", None), arguments.pop("on_rejected", None))
     notes = None if dead_letter is None else {"dead_letter": dead_letter}
-    check_dead_letter(dead_letter, topic or name)
+    if dead_letter is not None:
+        check_dead_letter(engine, dead_letter, topic or name)
     try:
         source = engine.queue_source(name, topic, notes=notes, **stored)
     except UnknownTopicError:
@@ -58,7 +60,8 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         source = engine.queue_source(name, notes=notes, **stored)
     try:
         graveyard = source.notes.get("dead_letter", f"{name}.dlq")
-        check_dead_letter(graveyard, source.topic)
+        if graveyard == source.topic:
+            raise ConfigError(f"{graveyard!r} is the queue's own topic: give dead_letter=")
         arguments["retry"] = arguments.get("retry") or DEFAULT_RETRY
         return Queue(engine, source, dead_letter=graveyard, sieve=sieve, **arguments)
     except BaseException:
@@ -66,7 +69,17 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         raise
 
 
-def check_dead_letter(dead_letter: str | None, topic: str) -> None:
-    """Refuse the queue's own topic, where what is dead would be delivered again."""
-    if dead_letter == topic:
-        raise ConfigError(f"dead_letter={dead_letter!r} is the queue's own topic: nothing could be dead")
+def check_dead_letter(engine: Engine, dead_letter: str, topic: str) -> None:
+    """Refuse a dead-letter topic from which records would come back to the queue's own by dying again."""
+    graves = {dead_letter}
+    while topic not in graves:
+        found = set(graves)
+        for name in engine.list_queues():
+            # one that is damaged, or whose topic was deleted, leads nowhere
+            with suppress(PylogError), engine.queue_source(name) as other:
+                if other.topic in graves:
+                    found.add(other.notes.get("dead_letter", f"{name}.dlq"))
+        if found == graves:
+            return
+        graves = found
+    raise ConfigError(f"dead_letter={dead_letter!r} leads back to {topic!r}: nothing could be dead")
