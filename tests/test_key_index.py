@@ -211,6 +211,18 @@ def test_a_guard_lets_in_who_knows_the_last_record(engine: Engine) -> None:
     assert values(engine, b"k") == [b"1", b"2"]
 
 
+def test_a_guard_holds_at_the_beginning_of_a_segment(tmp_path: Path) -> None:
+    with pylog.open(tmp_path / "data") as engine:
+        engine.create_topic(TOPIC, segment_bytes=SEGMENT_BYTES, cleanup_policy="compact")
+        at = -1
+        for number in range(3):
+            at = engine.append(TOPIC, b"%d" % number, key=b"k", guard=at).offset
+            engine.clean(TOPIC, now=True)  # rolls: nothing stands in the active segment
+            with pytest.raises(pylog.VersionConflictError):
+                engine.append(TOPIC, b"no", key=b"k", guard=at - 1)
+        assert values(engine, b"k") == [b"2"]
+
+
 def test_a_guard_over_several_keys_is_one_batch_or_nothing(engine: Engine) -> None:
     engine.append_many(TOPIC, [b"1", b"2"], keys=[b"a", b"b"], guard={b"a": -1, b"b": -1})
     with pytest.raises(pylog.VersionConflictError):

@@ -69,6 +69,8 @@ cdef class KeyIndex:
     cdef int follow(self) except -1:
         """Know the keys of all that is published. The lock is held."""
         cdef RecordBatch batch
+        cdef uint64_t end
+        cdef int64_t last
         cdef int tries = 0
         while True:
             if self.sealed is not None and (
@@ -81,6 +83,7 @@ cdef class KeyIndex:
                     self.begin()
                 if self.reader is None:
                     return 0
+                self.log.published(&end, &last)
                 while (batch := self.reader.next_batch()) is not None:
                     self.take(batch)
             except (LogTruncatedError, OffsetOutOfRangeError, FileNotFoundError):
@@ -92,8 +95,7 @@ cdef class KeyIndex:
                 continue
             if atomic_load32(&self.log.control.header.rewrites) != self.rewrites:
                 continue
-            if self.reader.segment is not None:
-                self.end = self.reader.segment.base_byte_pos + self.reader.position - SEGMENT_DATA_START
+            self.end = end                       # or further: the reader came to what was the end by then
             return 0
 
     cdef int begin(self) except -1:
