@@ -135,3 +135,17 @@ def test_a_consumer_in_use_is_not_taken_by_the_reader_of_its_stream(engine: pylo
     with ThreadPoolExecutor(1) as thread, pytest.raises(OSError, match="belongs to the thread"):
         thread.submit(reader.read_next_batch).result()
     assert consumer.poll(max_records=1)[0].offset == 1
+
+
+@pytest.mark.soak
+def test_a_segment_takes_no_more_offsets_than_its_index_can_name(tmp_path: Path) -> None:
+    empty = (numpy.zeros((1 << 20) + 1, numpy.int32), numpy.zeros(0, numpy.uint8))  # compresses to 2 KB
+    with pylog.open(tmp_path / "data") as engine:
+        engine.create_topic("t", compression_type="zstd", durability="os")
+        for _ in range((1 << 12) + 2):
+            engine.append_many("t", empty)
+        bases = sorted(int(path.stem) for path in (tmp_path / "data/topics/t/0").glob("*.log"))
+        assert bases == [0, 1 << 31, 1 << 32]
+        end = engine.log_end_offset("t", 0)
+        for offset in (0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 32) + 7, end - 1):
+            assert next(iter(engine.read("t", 0, offset))).offset == offset
