@@ -132,6 +132,8 @@ def test_18b_who_waits_for_a_token_reads_what_it_wrote(
         model.wait_for([store.append("Account-x", Deposited(1)), store.append("Account-y", Deposited(1))], 30)
         assert rows(db).keys() >= {"Account-x", "Account-y"}
         child.kill()
+    with pytest.raises(pylog.ConfigError):
+        model.wait_for(pylog.RecordId("another", 0, 0))
     token = store.append("Account-1", Deposited(1))
     with pytest.raises(pylog.RequestTimeoutError):
         model.wait_for(token, timeout=0.0)

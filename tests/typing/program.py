@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_type
@@ -82,6 +84,51 @@ def work(engine: pylog.Engine) -> None:
         assert_type(jobs.dead_letters.redrive(limit=5).redriven, int)
         jobs.run(lambda delivery: print(delivery.value), workers=2)
         jobs.as_queue(maxsize=3).put("x", timeout=1.0)
+
+
+@dataclass(frozen=True)
+class Deposited:
+    amount: int
+
+
+class Account(pylog.Aggregate):
+    balance = 0
+
+    def deposit(self, amount: int) -> None:
+        self.record(Deposited(amount))
+
+    def apply(self, event: Deposited) -> None:
+        self.balance += event.amount
+
+
+class Balances:
+    name = "balances"
+    tables = ("balances",)
+
+    def create(self, db: sqlite3.Connection, tables: dict[str, str]) -> None:
+        db.execute(f"CREATE TABLE {tables['balances']} (stream TEXT, balance INTEGER)")
+
+    def apply(self, db: sqlite3.Connection, tables: dict[str, str], event: pylog.Event) -> None:
+        assert_type(event.version, int)
+        db.execute(f"INSERT INTO {tables['balances']} VALUES (?, ?)", (event.stream, event.data.amount))
+
+
+def source(engine: pylog.Engine, db: sqlite3.Connection) -> None:
+    store = engine.event_store("accounts", events=[Deposited], snapshot_every=100)
+    account = store.load(Account, "acc-1")
+    assert_type(account, Account)
+    account.deposit(50)
+    done = store.save(account, metadata={"actor": "alice"})
+    assert_type(store.state_at(Account, "acc-1", version=1).balance, int)
+    assert_type(list(store.read("Account-acc-1")), list[pylog.Event])
+    store.append("Account-acc-2", [Deposited(1)], expected_version=0)
+    engine.append("orders", b"paid", key=b"k", guard=-1)
+    assert_type(engine.read_key("orders", b"k", backward=True), list[pylog.Record])
+    with pylog.ReadModel(engine, store, Balances(), db) as model:
+        model.wait_for(done, timeout=1.0)
+        assert_type(model.lag().seconds, float)
+    with pylog.Table(engine, "prices", key_serde="str") as table:
+        assert_type(len(table), int)
 
 
 async def tasks(path: Path) -> None:

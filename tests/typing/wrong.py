@@ -15,6 +15,8 @@ def mistakes(engine: pylog.Engine) -> None:
     engine.consumer("t", auto_offset_reset="first")  # wrong
     engine.consumer("t").seek("t", 0)  # wrong
     engine.nothing()  # wrong
+    engine.event_store("accounts", event=[])  # wrong
+    engine.append("t", b"x", key=b"k", guard="first")  # wrong
     engine.queue("jobs", priority=3)  # wrong
     engine.queue("jobs").put(b"x", after=3)  # wrong
     engine.queue("jobs", filter=lambda record: True)  # wrong

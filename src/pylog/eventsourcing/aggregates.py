@@ -43,8 +43,8 @@ class Standing:
 class Aggregate:
     """Subclass it: methods decide and record() events, apply() says what an event changes.
 
-    Attributes begin as the class has them; all that the instance has is its state. Never change state
-    elsewhere than in apply(), and never change a mutable class attribute in place.
+    It is made without arguments. Attributes begin as the class has them; all that the instance has is its
+    state. Never change state elsewhere than in apply(), and never change a mutable class attribute in place.
     """
 
     category: ClassVar[str] = ""

@@ -306,8 +306,11 @@ class ReadModel:
 
         Raises:
             RequestTimeoutError: they do not show it in time.
+            ConfigError: the token is of another topic.
         """
         places = sorted(places_of(token), key=lambda place: place.offset)
+        if any(place.topic != self.topic for place in places):
+            raise ConfigError(f"{self.projection.name} follows {self.topic!r}; {token!r} is of another topic")
         wanted = {place.partition: place.offset for place in places}
         deadline, nap = Deadline(self.clock, timeout), 0.0005
         while True:

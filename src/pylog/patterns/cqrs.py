@@ -76,6 +76,7 @@ class CommandBus:
         self.store, self.attempts, self.clock = store, attempts, clock or SystemClock()
         self._handlers: dict[type, Handler] = {}
         self._topic = f"{store.name}.commands"
+        self._noting = False
 
     def handler(self, command: type) -> Callable[[Handler], Handler]:
         """Decorate the one handler of a type of command: a function of the command and a Work."""
@@ -149,7 +150,9 @@ class CommandBus:
     def _receipt(self, key: str) -> Receipt | None:
         """Return the receipt of a command that was handled, None where none was."""
         engine = self.store.engine
-        engine.create_topic(self._topic, cleanup_policy="delete", fixed_partitions=True)
+        if not self._noting:
+            engine.create_topic(self._topic, cleanup_policy="delete", fixed_partitions=True)
+            self._noting = True
         found = engine.read_key(self._topic, key.encode(), most=1)
         if not found:
             return None
