@@ -4,7 +4,8 @@
 What stays keeps offset, order, timestamp, headers and bytes; a segment keeps its name, base and end offset,
 and its producer table. The new file is written beside the old one, synced, and renamed over it under the
 append lock: a kill at any step leaves one of the two, and who maps the old one reads on in it. No policy:
-what is compacted, and when, the caller says, who is the only one at it. Merging segments is left for later.
+what is compacted, and when, the caller says, who is the only one at it. Small batches that stand side by side
+and name no producer become large compressed ones; segments are never merged.
 Invariant: only sealed records that are on disk are looked at; a damaged segment is never rewritten.
 """
 
@@ -14,6 +15,7 @@ from libc.string cimport memcpy, memset
 
 from logcore.batch cimport RecordBatch, view_batch
 from logcore.batch_header cimport seal_batch_header
+from logcore.batch_run cimport BatchRun
 from logcore.columns cimport bit_at, columns_t
 from logcore.control cimport atomic_add, atomic_loadi64
 from logcore.failpoints cimport failpoint
@@ -42,6 +44,8 @@ from logcore.segment_files import SegmentFile, caches_of, list_segments
 cdef enum:
     WRITE_BYTES = 1 << 20
     COMPRESSION_LEVEL = 3
+    SMALL_BODY = 32 << 10        # a batch with a larger body is not merged with others
+    MERGED_BODY = 256 << 10      # what a merged one grows to, where segments are large enough
 
 SUFFIX = ".rewrite.tmp"
 
@@ -237,6 +241,7 @@ cdef class Rewriting:
     cdef uint64_t salt
     cdef bytes header
     cdef object compressor
+    cdef BatchRun gathered             # small batches that become one, not written yet
     cdef int64_t records, removed, batches
     cdef uint32_t epoch
     cdef uint64_t footer_bytes
@@ -250,6 +255,7 @@ cdef class Rewriting:
         self.log, self.keys, self.segment = log, keys, segment
         self.covered, self.tombstones_below, self.compress = covered, tombstones_below, compress
         self.fd = -1
+        self.gathered = BatchRun.__new__(BatchRun)
         self.kept = <uint32_t*> malloc(MAX_RECORDS_PER_BATCH * sizeof(uint32_t))
         if self.kept is NULL:
             raise MemoryError()
@@ -309,18 +315,15 @@ cdef class Rewriting:
             self.records += stay
             if walk.scan.position >= first_changed:
                 stay = self.keys.survivors(walk.batch, self.covered, self.tombstones_below, self.kept)
-            if stay == walk.batch.record_count:
-                self.put_whole(walk.scan.entry, walk.scan.length)
-            elif stay:
-                self.put_survivors(walk.batch, walk.scan.entry, stay)
-            self.removed += walk.batch.record_count - stay
             if stay:
+                self.put(walk.batch, walk.scan.entry, walk.scan.length, stay)
                 behind = walk.batch.next_offset
-                self.batches += 1
+            self.removed += walk.batch.record_count - stay
             if self.outgrown or self.position() + FOOTER_PRODUCERS > self.log.segment_bytes:
                 return self.log.segment_bytes + 1
             if pace is not None:
                 pace(2 * walk.scan.length)
+        self.put_gathered()
         if behind < self.segment.end_offset:
             self.put_mark(self.segment.end_offset)
         self.put_footer(walk.scan)
@@ -407,6 +410,34 @@ cdef class Rewriting:
         self.out_bytes += SEGMENT_DATA_START
         return 0
 
+    cdef int put(self, RecordBatch batch, const uint8_t* source, uint64_t size, int stay) except -1:
+        """A batch of which `stay` records stay: by itself, or gathered where it is small."""
+        cdef bint whole = stay == batch.record_count
+        cdef int64_t most = min(<int64_t> MERGED_BODY, <int64_t> self.log.segment_bytes // 4)
+        if batch.columns.body_bytes <= SMALL_BODY and not (
+            batch.has_producer or batch.attributes & ATTR_BLOCK_TRANSACTION
+        ):
+            if not self.gathered.takes(batch, stay, most):
+                self.put_gathered()
+            return self.gathered.add(batch, source, NULL if whole else self.kept, stay)
+        self.put_gathered()
+        self.batches += 1
+        if whole:
+            return self.put_whole(source, size)
+        return self.put_survivors(batch, source, stay)
+
+    cdef int put_gathered(self) except -1:
+        """Write what was gathered as one batch, compressed where several became one."""
+        cdef uint32_t front, length
+        cdef uint8_t* place
+        cdef bint compress = self.gathered.batches > 1 or self.gathered.compressed or self.compress
+        if self.gathered.count == 0:
+            return 0
+        place = self.room(self.gathered.room())
+        length = self.gathered.encode(place, &front)
+        self.batches += 1
+        return self.end_batch(place, front, length - front, compress)
+
     cdef int put_whole(self, const uint8_t* batch, uint64_t size) except -1:
         """A batch of which all stays: as it is, sealed for its new place."""
         cdef uint8_t* place = self.room(size)
@@ -453,9 +484,8 @@ cdef class Rewriting:
 
     cdef int put_survivors(self, RecordBatch batch, const uint8_t* source, int n) except -1:
         cdef uint32_t attributes = batch.attributes & ~<uint32_t> ATTR_CODEC_MASK
-        cdef uint32_t front, raw, stored
+        cdef uint32_t front, raw
         cdef uint8_t* place
-        cdef bytes frame
         attributes |= ATTR_OFFSET_DELTAS | ATTR_BLOCK_OFFSET_SPAN
         if batch.has_producer:
             attributes |= ATTR_SEQUENCES
@@ -467,9 +497,18 @@ cdef class Rewriting:
         place = self.room(front + <uint64_t> raw)
         with nogil:
             self.put_columns(batch, attributes, n, place + front)
-        stored = raw
         self.put_header(batch, source, attributes, n, place)
-        if self.compress or batch.attributes & ATTR_CODEC_MASK == CODEC_ZSTD:
+        store32(place + BH_ATTRIBUTES, attributes)
+        store32(place + BH_RAW_BODY_BYTES, raw)
+        return self.end_batch(
+            place, front, raw, self.compress or batch.attributes & ATTR_CODEC_MASK == CODEC_ZSTD
+        )
+
+    cdef int end_batch(self, uint8_t* place, uint32_t front, uint32_t raw, bint compress) except -1:
+        """Compress the raw body behind `front` where that makes it smaller, and seal the batch."""
+        cdef uint32_t stored = raw
+        cdef bytes frame
+        if compress:
             if self.compressor is None:
                 self.compressor = make_compressor(COMPRESSION_LEVEL)
             frame = compress_bytes(self.compressor, place + front, raw)
@@ -478,9 +517,7 @@ cdef class Rewriting:
                 memset(place + front, 0, stored)
                 store32(place + front, <uint32_t> len(frame))
                 memcpy(place + front + 8, <const char*> frame, len(frame))
-                attributes |= CODEC_ZSTD
-        store32(place + BH_ATTRIBUTES, attributes)
-        store32(place + BH_RAW_BODY_BYTES, raw)
+                store32(place + BH_ATTRIBUTES, load32(place + BH_ATTRIBUTES) | <uint32_t> CODEC_ZSTD)
         store32(place + BH_TOTAL_LENGTH, front + stored)
         store64(place + BH_BODY_CHECKSUM, xxh3(place + front, stored))
         self.seal(place)

@@ -31,10 +31,17 @@ def produce(directory: str, journal: str, name: str, records: int) -> None:
             time.sleep(0.001)
 
 
-def consume(directory: str, journal: str, name: str, idle: float | None = None, **options: Any) -> None:
+def consume(
+    directory: str,
+    journal: str,
+    name: str,
+    idle: float | None = None,
+    busy: float = 0.05,
+    **options: Any,
+) -> None:
     """Handle records, then commit them, until killed, or until nothing came for `idle` seconds.
 
-    SIGTERM makes it leave in good order.
+    SIGTERM makes it leave in good order. The work on what one poll gave takes `busy` seconds.
     """
     said = Journal(Path(journal), name)
     told_to_leave: list[int] = []
@@ -59,17 +66,17 @@ def consume(directory: str, journal: str, name: str, idle: float | None = None, 
                 continue
             if records:
                 last = time.monotonic()
-                work(consumer, said, records)
+                work(consumer, said, records, busy)
         consumer.close()
 
 
-def work(consumer: Any, said: Journal, records: list[pylog.Record]) -> None:
+def work(consumer: Any, said: Journal, records: list[pylog.Record], busy: float) -> None:
     held = dict(consumer._coordinator.held)
     handled = [
         [r.partition, r.offset, held[TOPIC, r.partition], (r.value or b"").decode()] for r in records
     ]
     said.say("handled", records=handled)
-    time.sleep(0.05)  # the work: whoever is stopped in it wakes up as a zombie that is about to commit
+    time.sleep(busy)  # the work: whoever is stopped in it wakes up as a zombie that is about to commit
     offsets = {place: consumer.position(place) for place in held if place in consumer.assignment()}
     try:
         consumer.commit(offsets)
