@@ -5,18 +5,9 @@ from typing_extensions import disjoint_base
 
 from logcore.key_map import KeyMap
 from logcore.partition_log import PartitionLog
-from logcore.segment_files import SegmentFile
+from logcore.sealed_segments import SealedSegment as SealedSegment
 
 SUFFIX: str
-
-class SealedSegment(NamedTuple):
-    file: SegmentFile
-    end_offset: int
-    max_timestamp: int
-    sealed: int
-    stored_bytes: int
-    @property
-    def base_offset(self) -> int: ...
 
 class Rewritten(NamedTuple):
     records: int
@@ -25,15 +16,6 @@ class Rewritten(NamedTuple):
     bytes_after: int
     outgrown: bool = False
 
-def sealed_segments(log: PartitionLog) -> list[SealedSegment]: ...
-def roll_segment(log: PartitionLog) -> None: ...
-def map_keys(
-    log: PartitionLog,
-    keys: KeyMap,
-    segments: list[SealedSegment],
-    first: int,
-    pace: Callable[[int], None] | None = None,
-) -> int: ...
 def rewrite_segment(
     log: PartitionLog,
     keys: KeyMap,
@@ -43,11 +25,6 @@ def rewrite_segment(
     pace: Callable[[int], None] | None = None,
 ) -> Rewritten: ...
 def remove_unfinished(log: PartitionLog) -> None: ...
-
-@disjoint_base
-class Walk:
-    def __new__(cls, log: PartitionLog, segment: SealedSegment) -> Walk: ...
-    def damaged(self, reason: str) -> None: ...
 
 @disjoint_base
 class Rewriting:

@@ -10,15 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from logcore.compaction import (
-    SealedSegment,
-    map_keys,
-    remove_unfinished,
-    rewrite_segment,
-    roll_segment,
-    sealed_segments,
-)
+from logcore.compaction import remove_unfinished, rewrite_segment
 from logcore.key_map import KeyMap
+from logcore.sealed_segments import SealedSegment, map_keys, roll_segment, sealed_segments
 from logcore.topic_log import TopicLog
 from pylog.embedded.cleaned import read_cleaned, write_cleaned
 from pylog.records import CleaningReport
