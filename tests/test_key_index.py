@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,27 @@ def test_threads_that_race_have_one_winner_a_round(tmp_path: Path, codec: str) -
         assert sum(pool.map(race, range(8))) == 200
         turns = [int((r.value or b"").split()[0]) for r in engine.read_key(TOPIC, b"k")]
         assert turns == list(range(1, 201))
+
+
+def test_transactions_that_race_have_one_winner_a_round(engine: Engine) -> None:
+    engine.create_topic("told", partitions=2)
+
+    def race(number: int) -> int:
+        won = 0
+        while len(found := engine.read_key(TOPIC, b"k")) < 60:
+            transaction = engine.transaction()
+            transaction.append(TOPIC, b"%d" % len(found), key=b"k", guard=found[-1].offset if found else -1)
+            transaction.append("told", b"%d" % len(found), partition=number % 2)
+            with suppress(pylog.VersionConflictError):
+                transaction.commit()
+                won += 1
+        return won
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(race, range(4))) == len(engine.read_key(TOPIC, b"k"))
+    numbers = [int(record.value) for record in engine.read_key(TOPIC, b"k")]
+    assert numbers == list(range(len(numbers)))
+    assert sorted(int(record.value) for record in engine.read("told")) == numbers
 
 
 def test_a_transaction_commits_only_while_its_guards_hold(engine: Engine) -> None:

@@ -30,7 +30,7 @@ cdef class KeyIndex:
     cdef int follow(self) except -1
     cdef int begin(self) except -1
     cdef int take(self, RecordBatch batch) except -1
-    cdef int seal_active(self) except -1
+    cdef int seal_active(self, Segment before) except -1
     cdef SegmentKeys read_keys(self, IndexedSegment found)
     cdef int open_sealed(self, IndexedSegment found) except -1
     cdef int gather(

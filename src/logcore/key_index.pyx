@@ -121,23 +121,26 @@ cdef class KeyIndex:
 
     cdef int take(self, RecordBatch batch) except -1:
         """Take what the reader has just read."""
-        if self.reader.segment is not self.active_segment:
-            if self.active is not None and self.active_segment.path == self.reader.segment.path:
-                raise FileNotFoundError(self.active_segment.path)          # mapped anew: it may be another
-            self.seal_active()
+        cdef Segment before = self.active_segment
+        if self.reader.segment is not before:
             self.active_segment = self.reader.segment
+            if self.active is not None and before.path == self.active_segment.path:
+                if before.salt != self.active_segment.salt:
+                    raise FileNotFoundError(before.path)                   # rewritten
+                return self.active.add_batch(batch, self.reader.position - batch.stored_bytes)
+            self.seal_active(before)
             self.active = SegmentKeys(self.active_segment.base_offset, self.active_segment.salt)
         return self.active.add_batch(batch, self.reader.position - batch.stored_bytes)
 
-    cdef int seal_active(self) except -1:
+    cdef int seal_active(self, Segment before) except -1:
         """The reader has gone on to the next segment: all keys of the one before are known."""
         cdef IndexedSegment found
         if self.active is None:
             return 0
         for file in list_segments(self.log.directory):
-            if file.path == self.active_segment.path:
-                found = IndexedSegment(file, self.reader.segment.base_offset)
-                found.segment, found.keys = self.active_segment, self.active
+            if file.path == before.path:
+                found = IndexedSegment(file, self.active_segment.base_offset)
+                found.segment, found.keys = before, self.active
                 self.save(found)
                 self.sealed.append(found)
                 touch(found)

@@ -16,6 +16,7 @@ from children import Child
 import pylog
 from pylog import correlation
 from pylog.eventsourcing.audit import audit
+from pylog.eventsourcing.events import encode_events
 from pylog.eventsourcing.store import EventStore
 
 
@@ -200,6 +201,56 @@ def test_17b_loading_one_stream_touches_no_other(tmp_path: Path) -> None:
         assert store.load(Account, "3").version == 3
         with pytest.raises(pylog.CorruptionError):
             store.load(Account, "4")
+
+
+LOADER = """
+import sys, pylog
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from accounts import EVENTS, Account
+with pylog.open(sys.argv[1], read_only=True) as engine:
+    store = engine.event_store("accounts", events=EVENTS)
+    print([store.load(Account, name).version for name in sys.argv[3:]], flush=True)
+    resident, mapped, active = 0, "", max(map(str, Path(sys.argv[1]).rglob("accounts/0/*.log")))
+    for line in open("/proc/self/smaps"):
+        words = line.split()
+        if not words[0].endswith(":"):
+            mapped = words[-1]
+        elif words[0] == "Rss:" and mapped.endswith(".log") and mapped != active:
+            resident += int(words[1])
+    print(resident, flush=True)
+"""
+
+
+def pages_of_one_in(count: int, data: Path) -> tuple[int, int]:
+    """KiB of sealed segments that loading three of so many streams brings into memory, and KiB in all."""
+    with pylog.open(data) as engine:
+        store = engine.event_store("accounts", events=EVENTS, segment_bytes=1 << 20, durability="os")
+        values, headers = encode_events(store.types, [Deposited(1)] * 2, 1, None)
+        for first in range(0, count, 10_000):
+            names = [b"Account-%d" % number for number in range(first, min(first + 10_000, count))]
+            for value, header in zip(values, headers, strict=True):
+                for at in range(0, len(names), 100):  # small batches: a batch is verified as a whole
+                    some = names[at : at + 100]
+                    engine.append_many("accounts", [value] * len(some), some, headers=[header] * len(some))
+        assert store.load(Account, "1").version == 2  # builds the indexes
+    logs = sorted((data / "topics/accounts/0").glob("*.log"))
+    wanted = [str(count * part // 5) for part in (1, 2, 3)]
+    with Child(LOADER, data, Path(__file__).parent, *wanted) as child:
+        assert child.says() == "[2, 2, 2]"
+        return int(child.says()), sum(path.stat().st_size for path in logs[:-1]) >> 10
+
+
+def test_17b_loading_one_of_many_streams_reads_its_pages_only(tmp_path: Path) -> None:
+    resident, everything = pages_of_one_in(20_000, tmp_path / "data")
+    assert everything > 3000
+    assert resident < everything / 4
+
+
+@pytest.mark.soak
+def test_17b_loading_one_of_a_million_streams_reads_its_pages_only(tmp_path: Path) -> None:
+    resident, everything = pages_of_one_in(1_000_000, tmp_path / "data")
+    assert resident < 2000 < everything / 50
 
 
 def test_17d_the_state_at_a_version_or_time_is_the_fold_of_the_prefix(engine: pylog.Engine) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pylog.correlation import Correlation, correlation_of, current
+import msgspec
+
+from pylog.correlation import CORRELATION_ID, Correlation, correlation_of, current
 from pylog.errors import SerializationError
 from pylog.records import Record, RecordId
 from pylog.serdes import MessageTypes
@@ -22,8 +23,7 @@ TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema",
 Metadata = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event of a stream."""
 
     stream: str
@@ -38,7 +38,7 @@ class Event:
     """Where it stands: also what a read model's wait_for() takes."""
     schema_version: int = 1
     """Of the event as it was written."""
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata = msgspec.field(default_factory=dict)
     correlation: Correlation | None = None
 
     @property
@@ -119,24 +119,25 @@ def decode_event(types: MessageTypes, record: Record) -> Event:
     """Return the event that a record holds, with all that is known of it."""
     headers = record.headers
     found = dict(headers)
-    data, version = data_of(types, record), version_of(record)
-    stored = found.get(METADATA)
+    name, version, value, key = found.get(TYPE), found.get(VERSION), record.value, record.key
+    if name is None or version is None or value is None or key is None:
+        raise _no_event(record, "no type, version, value or key")
     try:
-        metadata = json.loads(stored) if stored else {}
-        schema = int(found.get(SCHEMA) or 1)
+        kind, schema = name.decode(), int(found.get(SCHEMA) or 1)
+        stored = found.get(METADATA)
+        return Event(
+            key.decode(),
+            int(version),
+            kind,
+            types.decode(kind, schema, value),
+            record.timestamp,
+            RecordId(record.topic, record.partition, record.offset),
+            schema,
+            json.loads(stored) if stored else {},
+            correlation_of(headers) if CORRELATION_ID in found else None,
+        )
     except ValueError as error:
-        raise _no_event(record, f"metadata that is not JSON: {error}") from None
-    return Event(
-        stream=(record.key or b"").decode(errors="backslashreplace"),
-        version=version,
-        type=(found[TYPE] or b"").decode(errors="replace"),
-        data=data,
-        timestamp=record.timestamp,
-        record_id=RecordId(record.topic, record.partition, record.offset),
-        schema_version=schema,
-        metadata=metadata,
-        correlation=correlation_of(headers),
-    )
+        raise _no_event(record, str(error)) from error
 
 
 def _no_event(record: Record, reason: str) -> SerializationError:

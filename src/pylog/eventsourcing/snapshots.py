@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_type_hints
+from weakref import WeakKeyDictionary
 
 import msgspec
 import xxhash
@@ -103,9 +104,20 @@ class Snapshots:
                 yield found
 
 
+_hints: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+
+
+def hints_of(kind: type[Aggregate]) -> dict[str, Any]:
+    """Return the types that the class is annotated with; asked once, since that takes long."""
+    found = _hints.get(kind)
+    if found is None:
+        found = _hints[kind] = get_type_hints(kind)
+    return found
+
+
 def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
     """Return a state as it comes from JSON, with the types that the class is annotated with."""
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     return {
         name: msgspec.convert(value, hints[name]) if name in hints else value for name, value in state.items()
     }
