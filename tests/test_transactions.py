@@ -173,11 +173,115 @@ def test_bad_input_is_refused(engine: pylog.Engine, data: Path) -> None:
         reading.transaction()
 
 
-def test_a_redo_record_that_is_not_whole_is_removed(data: Path, engine: pylog.Engine) -> None:
+def test_two_consumers_of_a_group_commit_in_one_transaction(engine: pylog.Engine) -> None:
+    engine.append_many("out", [b"%d" % n for n in range(30)], [b"%d" % n for n in range(30)])
+    options: Any = {"group": "g", "auto_offset_reset": "earliest"}
+    with engine.consumer("out", **options) as a, engine.consumer("out", **options) as b:
+        while not (a.assignment() and b.assignment()):
+            read = len(a.poll(100)) + len(b.poll(100))
+        read = len(a.poll(100, timeout=0.2)) + len(b.poll(100, timeout=0.2))
+        with engine.transaction() as transaction:
+            transaction.commit_offsets(a)
+            transaction.commit_offsets(b)
+            transaction.append("in", b"%d" % read)
+        ends = [engine.log_end_offset("out", partition) for partition in range(3)]
+        assert [a.committed(("out", partition)) for partition in range(3)] == ends
+
+
+def test_a_record_beyond_the_limit_of_its_topic_is_refused(engine: pylog.Engine) -> None:
+    engine.create_topic("small", max_record_bytes=1000)
     with engine.transaction() as transaction:
-        transaction.append("out", b"x")
+        for options in ({"value": bytes(1001)}, {"value": b"", "headers": {"h": bytes(1001)}}):
+            with pytest.raises(pylog.RecordTooLargeError, match="max_record_bytes"):
+                transaction.append("small", **options)  # type: ignore[arg-type]
+        transaction.append("small", bytes(900))
+    assert values(engine, "small") == [bytes(900)]
+
+
+def test_a_transaction_has_at_most_a_thousand_parts(engine: pylog.Engine) -> None:
+    engine.create_topic("wide", partitions=1001, segment_bytes=16 << 10)
+    engine.append("in", b"x")
+    with engine.consumer("in", group="g", auto_offset_reset="earliest") as consumer:
+        consumer.poll(timeout=5.0)
+        with engine.transaction() as transaction:
+            for partition in range(1000):
+                transaction.append("wide", b"x", partition=partition)
+            with pytest.raises(pylog.RecordTooLargeError, match="1000"):
+                transaction.append("wide", b"x", partition=1000)
+            with pytest.raises(pylog.RecordTooLargeError, match="1000"):
+                transaction.commit_offsets(consumer)
+    assert len(values(engine, "wide")) == 1000
+
+
+def test_metadata_is_committed_too(engine: pylog.Engine) -> None:
+    engine.append("in", b"x")
+    with engine.consumer("in", group="g", auto_offset_reset="earliest") as consumer:
+        consumer.poll(timeout=5.0)
+        for metadata in (b"first", b"then"):
+            with engine.transaction() as transaction:
+                found = pylog.OffsetAndMetadata(1, metadata)
+                transaction.commit_offsets(consumer, {("in", 0): found})
+            assert consumer.committed_with_metadata(("in", 0)) == found
+
+
+def test_a_topic_that_was_altered_meanwhile_takes_its_part_and_one_made_anew_does_not(
+    engine: pylog.Engine,
+) -> None:
+    engine.append("in", b"x")
+    with engine.consumer("in", group="g", auto_offset_reset="earliest") as consumer:
+        consumer.poll(timeout=5.0)
+        with engine.transaction() as transaction:
+            transaction.append("out", b"altered", b"key")
+            transaction.commit_offsets(consumer)
+            engine.alter_topic("in", retention_ms=3_600_000)
+            engine.alter_topic("out", durability="sync")
+            engine.create_partitions("out", 5)
+        assert consumer.committed(("in", 0)) == 1
+    assert values(engine) == [b"altered"]
+    transaction = engine.transaction()
+    transaction.append("in", b"never")
+    transaction.append("out", b"never")
+    engine.delete_topic("out")
+    engine.create_topic("out")
+    with pytest.raises(pylog.UnknownTopicError, match="made anew"):
+        transaction.commit()
+    assert (values(engine, "in"), values(engine)) == ([b"x"], [])
+
+
+def test_a_batch_that_leaves_no_room_for_all_producers_gets_a_segment_of_its_own(
+    engine: pylog.Engine,
+) -> None:
+    for number in range(120):
+        with engine.producer(producer_id=f"p{number}") as producer:
+            producer.send("out", bytes(10), partition=0, sequence=1)
+    for size in (4500, 4500, 4500):
+        engine.append("out", bytes(size), partition=0)
+        with engine.transaction() as transaction:
+            transaction.append("out", bytes(size), partition=0)
+            transaction.append("out", bytes(size // 2), partition=0)
+    assert engine.log_end_offset("out", 0) == 120 + 9
+    assert len(values(engine)) == 129
+
+
+def test_what_transactions_append_is_counted(engine: pylog.Engine) -> None:
+    before = engine.metrics()
+    with engine.transaction() as transaction:
+        for partition in range(3):
+            transaction.append("out", b"x", partition=partition)
+    after = engine.metrics()
+    assert [after[key] - before[key] for key in ("appended_batches", "appended_records")] == [3, 3]
+
+
+def test_an_exclusive_producer_keeps_its_sequences_beside_transactions(
+    engine: pylog.Engine, data: Path
+) -> None:
+    for sequence in range(1, 60):
+        with engine.producer(producer_id="loader") as producer:
+            assert producer.last_sequence("out", 0) in (None, sequence - 1)
+            producer.send("out", bytes(300), partition=0, sequence=sequence)
+        with engine.transaction() as transaction:
+            transaction.append("out", bytes(500), partition=0)
     engine.close()
-    (data / "redo" / ("00" * 16 + ".redo")).write_bytes(b"pylogrdo, but torn")
-    with pylog.open(data) as again:
-        assert values(again) == [b"x"]
-    assert redo_records(data) == []
+    with pylog.open(data) as again, again.producer(producer_id="loader") as producer:
+        assert producer.last_sequence("out", 0) == 59
+        assert len(values(again)) == 118

@@ -88,5 +88,6 @@ cdef inline void append_rows(
     cdef Py_ssize_t i
     for i in range(count):
         ends[i] = source[i] + shift
-    memcpy(column.data + column.used, rows.data + first, size)
+    if size:                                  # else both may be NULL
+        memcpy(column.data + column.used, rows.data + first, size)
     column.used += size

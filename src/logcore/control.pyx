@@ -413,5 +413,6 @@ cdef void init_slots(
             slots[i].end = older.end
             slots[i].writing_end = older.writing_end
             slots[i].active_epoch = older.active_epoch
+            slots[i].active_salt = older.active_salt
             slots[i].next_offset = older.next_offset
             slots[i].writing_next_offset = older.writing_next_offset

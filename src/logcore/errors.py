@@ -97,7 +97,14 @@ class DiskFullError(PylogError, OSError):
 
 
 class DurabilityError(PylogError):
-    """A sync failed: the partition takes no appends until engine.recover(topic, partition)."""
+    """A sync failed: the partition takes no appends until engine.recover(topic, partition).
+
+    `committed` says of the commit of a transaction that it holds all the same.
+    """
+
+    def __init__(self, message: str, *, committed: bool = False) -> None:
+        super().__init__(message)
+        self.committed = committed
 
 
 class LockTimeoutError(PylogError, TimeoutError):

@@ -48,6 +48,11 @@ cdef inline uint64_t copy_position(int partition, int which) noexcept nogil:
     )
 
 
+cdef inline uint64_t metadata_position(int partition, int which) noexcept nogil:
+    """Position of a copy's metadata in its own file."""
+    return (2 * <uint64_t> partition + which) * 4096
+
+
 cdef inline void write_copy(
     uint8_t* mapping, uint64_t salt, int partition, int which, offset_copy_t* fresh
 ) noexcept nogil:

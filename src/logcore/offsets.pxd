@@ -12,6 +12,7 @@ cdef struct offsets_shared_t:         # the file's second page: of living proces
     pthread_mutex_t lock              # robust, process-shared; guards every change of a copy
     uint32_t holder                   # pid that holds it
     uint32_t poisoned                 # errno of a sync that failed
+    uint32_t unsettled                # a transaction may have committed offsets that are not stored yet
 
 cdef class OffsetTable:
     cdef uint8_t* mapping             # NULL: read-only, and nothing was committed yet
@@ -34,8 +35,15 @@ cdef class OffsetTable:
     cdef int store(
         self, int partition, int64_t offset, uint32_t epoch, uint32_t generation, bytes metadata
     ) except -1
+    cdef int make_room(self, int partition, bytes metadata) except -1    # store() then writes to memory only
+    cdef int put(
+        self, int partition, int kept, uint64_t version, int64_t offset, uint32_t epoch, uint32_t generation,
+        bytes metadata,
+    ) except -1                       # `kept` as newest() returns it
+    cdef int settle(self) except -1   # what a transaction of a dead owner has for this table
 
     cdef int newest(self, int partition, offset_copy_t* found) except -2
+    cdef int write_metadata(self, int partition, int which, bytes metadata) except -1
     cdef object metadata_of(self, int partition, const offset_copy_t* copy)   # bytes, or None: lost
 
     # What a caller may do; each raises the named error.

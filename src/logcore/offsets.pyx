@@ -15,13 +15,13 @@ from logcore.failpoints cimport failpoint, planted
 from logcore.format cimport MAX_PARTITIONS
 from logcore.hashing cimport xxh3
 from logcore.linux cimport (
-    EBUSY, EIO, ENOSPC, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, close,
+    EBUSY, EIO, EOWNERDEAD, ETIMEDOUT, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, close,
     fdatasync, mmap, munmap, mutex_lock_within, pthread_mutex_consistent, pthread_mutex_trylock,
-    pthread_mutex_unlock, robust_mutex_init,
+    pthread_mutex_unlock, robust_mutex_init, write_all,
 )
 from logcore.offset_copies cimport (
-    COPY_BYTES, COPY_EMPTY, COPY_WHOLE, OFFSETS_BLOCK_PARTITIONS, copy_position, offset_copy_t, read_copy,
-    write_copy,
+    COPY_BYTES, COPY_EMPTY, COPY_WHOLE, OFFSETS_BLOCK_PARTITIONS, copy_position, metadata_position,
+    offset_copy_t, read_copy, write_copy,
 )
 from logcore.processes cimport Registry, fork_count
 
@@ -32,7 +32,7 @@ from logcore.errors import (
 )
 from logcore.offsets_file import (
     HEADER_PLACES, blocks_for, check_metadata, empty_table, encode_header, file_bytes, metadata_path,
-    metadata_position, read_header,
+    read_header,
 )
 from logcore.whole_files import (
     LOCK_SECONDS, clear_error, locked_directory, make_directory, open_plain, place_file, remove_leftovers,
@@ -231,7 +231,9 @@ cdef class OffsetTable:
                 pid=self.shared.holder,
             )
         if code == EOWNERDEAD:
-            # It may have left one copy half written: its checksum says so, and the next commit mends it.
+            # It may have left one copy half written: its checksum says so, and the next commit mends it. And
+            # its transaction may have an offset for us: noted first, for who comes if we die as well.
+            self.shared.unsettled = 1
             pthread_mutex_consistent(&self.shared.lock)
         elif code != 0:
             raise CorruptionError(
@@ -242,6 +244,20 @@ cdef class OffsetTable:
         if self.closed or self.shared.poisoned:
             self.unlock()
             self.check_writable()
+        if self.shared.unsettled:
+            try:
+                self.settle()
+            except BaseException:
+                self.unlock()
+                raise
+        return 0
+
+    cdef int settle(self) except -1:
+        directory = f"{self.path.rsplit('/', 3)[0]}/redo"
+        if os.path.isdir(directory) and not planted("redo_offset_not_stored"):
+            from logcore import redo             # redo.pyx stands above us
+            redo.store_pending(self, directory)
+        self.shared.unsettled = 0
         return 0
 
     cdef int unlock(self) except -1:
@@ -265,11 +281,25 @@ cdef class OffsetTable:
     cdef int store(
         self, int partition, int64_t offset, uint32_t epoch, uint32_t generation, bytes metadata
     ) except -1:
-        cdef offset_copy_t newest, fresh
-        cdef int first
+        cdef offset_copy_t newest
         cdef int kept = self.newest(partition, &newest)
+        cdef uint64_t version = newest.version + 1 if kept != NEITHER else 1
+        return self.put(partition, kept, version, offset, epoch, generation, metadata)
+
+    cdef int make_room(self, int partition, bytes metadata) except -1:
+        cdef offset_copy_t newest
+        if metadata:
+            self.write_metadata(partition, 1 if self.newest(partition, &newest) == 0 else 0, metadata)
+        return 0
+
+    cdef int put(
+        self, int partition, int kept, uint64_t version, int64_t offset, uint32_t epoch, uint32_t generation,
+        bytes metadata,
+    ) except -1:
+        cdef offset_copy_t fresh
+        cdef int first
         memset(&fresh, 0, COPY_BYTES)
-        fresh.version = newest.version + 1 if kept != NEITHER else 1
+        fresh.version = version
         fresh.offset = offset
         fresh.epoch = epoch
         fresh.generation = generation
@@ -279,13 +309,13 @@ cdef class OffsetTable:
         # the older or damaged copy first: the newest one stays whole until this one is
         first = 1 - kept if kept != NEITHER else 0
         if metadata:
-            self._write_metadata(partition, first, metadata)
+            self.write_metadata(partition, first, metadata)
         failpoint("offsets.metadata")
         write_copy(self.mapping, self.salt, partition, first, &fresh)
         failpoint("offsets.first_copy")
         if metadata:
             try:
-                self._write_metadata(partition, 1 - first, metadata)
+                self.write_metadata(partition, 1 - first, metadata)
             except (OSError, MemoryError):
                 return 0        # committed already; the second copy stays as it was
         write_copy(self.mapping, self.salt, partition, 1 - first, &fresh)
@@ -318,14 +348,18 @@ cdef class OffsetTable:
 
     # ---- metadata -------------------------------------------------------------------------------------
 
-    def _write_metadata(self, partition, which, metadata):
+    cdef int write_metadata(self, int partition, int which, bytes metadata) except -1:
+        """No Python code runs here once the file is open: a signal handler may not raise in a commit."""
+        cdef int error
         if self.metadata_fd < 0:
             self._open_metadata(os.O_RDWR | os.O_CREAT)
-        try:
-            if os.pwrite(self.metadata_fd, metadata, metadata_position(partition, which)) != len(metadata):
-                raise OSError(ENOSPC, "written in part", metadata_path(self.path))
-        except OSError as error:
-            raise clear_error(error, metadata_path(self.path)) from None
+        error = write_all(
+            self.metadata_fd, <const char*> metadata, len(metadata), metadata_position(partition, which)
+        )
+        if error:
+            failure = OSError(error, os.strerror(error), metadata_path(self.path))
+            raise clear_error(failure, metadata_path(self.path))
+        return 0
 
     cdef object metadata_of(self, int partition, const offset_copy_t* copy):
         """The metadata of a copy, from either place that fits it; None where neither does."""
@@ -373,6 +407,7 @@ cdef class OffsetTable:
             if self.shared.session != self.registry.session:
                 memset(self.shared, 0, sizeof(offsets_shared_t))
                 robust_mutex_init(&self.shared.lock)
+                self.shared.unsettled = 1
                 self.shared.session = self.registry.session
 
     def _open_read_only(self):

@@ -44,11 +44,6 @@ def check_metadata(metadata: object) -> None:
         raise ConfigError(f"commit metadata is bytes, at most {METADATA_BYTES} of them")
 
 
-def metadata_position(partition: int, which: int) -> int:
-    """Where the metadata that belongs to the first (0) or second (1) copy of a partition stands there."""
-    return (partition * 2 + which) * METADATA_BYTES
-
-
 def encode_header(blocks: int, topic_uuid: bytes, salt: int, position: int) -> bytes:
     """The header as it stands at `position`, one of HEADER_PLACES."""
     header = HEADER.pack(MAGIC, VERSION, blocks, topic_uuid, salt)

@@ -78,3 +78,8 @@ cdef class PartitionLog:
     cdef int ensure_ready(self) except -1    # recovered, whoever has to do it
     cdef void published(self, uint64_t* end, int64_t* next_offset) noexcept nogil
     cdef void synced(self, uint64_t* end, int64_t* next_offset) noexcept nogil
+
+cdef enum:
+    MOST_WRITERS = 256                       # active segments that a process keeps open for appends
+
+cdef int keep_writers(int most) except -1    # `most` of them at most, but for those in use

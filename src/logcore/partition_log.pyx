@@ -44,7 +44,6 @@ cdef enum:
     PWRITE_FROM = 8 << 10
     PAGES_BITS = 18              # of the blocks of pages that write() makes at once for small batches
     ROLL_AT_OFFSETS = 0x7FFFFFFF  # offsets of a segment, so that they and one more batch of them fit u32
-    MOST_WRITERS = 256           # active segments that a process keeps open for appends
     LOOK_AGAIN_NS = 50_000_000   # how often end_appends() looks who holds the append lock
     LATE_SYNCS = 20              # intervals that the oldest unsynced byte waits before an append syncs itself
 
@@ -53,33 +52,40 @@ cdef uint8_t zeros[1 << PAGES_BITS]
 cdef list open_writers = []      # weak references to the PartitionLogs that hold a file, first opened first
 
 
-cdef int make_room_for_writer() except -1:
-    """Close the writer that was opened first, so that 10,000 partitions need no 10,000 files."""
+cdef int keep_writers(int most) except -1:
+    """Close the writers that were opened first, so that 10,000 partitions need no 10,000 files."""
+    while len(open_writers) > most and close_oldest_writer():
+        pass
+    return 0
+
+
+cdef bint close_oldest_writer() except -1:
+    """False where all are in use just now."""
     cdef PartitionLog oldest
     cdef int i, error
-    if len(open_writers) < MOST_WRITERS:
-        return 0
     for i in range(len(open_writers)):
         oldest = <PartitionLog> open_writers[i]()
         if oldest is None:                           # going away just now, with its topic
             continue
-        if oldest.control.header is not NULL:
-            error = oldest.control.try_lock(oldest.partition)
-            if error == EBUSY:                       # in use just now: take the next
-                continue
-            if error == EOWNERDEAD:
-                atomic_replace(&oldest.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
-                oldest.control.lock_mended(oldest.partition)
-            oldest.close_writer()
-            oldest.control.unlock(oldest.partition)
+        if oldest.control.header is NULL:            # its topic was closed
+            del open_writers[i]
+            return True
+        error = oldest.control.try_lock(oldest.partition)
+        if error == EBUSY:                           # in use just now: take the next
+            continue
+        if error == EOWNERDEAD:
+            atomic_replace(&oldest.slot.state, PARTITION_READY, PARTITION_UNRECOVERED)
+            oldest.control.lock_mended(oldest.partition)
+        oldest.close_writer()
+        oldest.control.unlock(oldest.partition)
         del open_writers[i]
         if is_noted(oldest.sync, oldest.partition) and oldest.sync.interval_ns:
             # else nobody would see an error of its writeback. One now is not our caller's: it poisons the
             # partition, which tells its own; and where somebody else is syncing it, that one sees it
             with nogil:
                 sync_partition(oldest.sync, oldest.partition, atomic_load64(&oldest.slot.end), 0)
-        return 0
-    return 0
+        return True
+    return False
 
 
 cdef int allocate_file(int fd, uint64_t start, uint64_t size) noexcept nogil:
@@ -221,7 +227,7 @@ cdef class PartitionLog:
         cdef int fd
         cdef void* mapping
         if self.map is NULL:
-            make_room_for_writer()
+            keep_writers(MOST_WRITERS - 1)
             if ref(self) not in open_writers:
                 # weak, since nothing may be asked of a log whose topic is gone, be it without a close()
                 open_writers.append(ref(self, open_writers.remove))

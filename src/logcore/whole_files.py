@@ -162,20 +162,40 @@ def place_file(directory: int, name: str, content: bytes, path: str, *, durable:
         DiskFullError: no room; what was there is untouched.
     """
     temporary = f".{name}.{os.urandom(8).hex()}.tmp"
+    write_unfinished(directory, temporary, content, path, durable=durable)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
-            _write_whole(fd, content, durable)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
             raise
-        finally:
-            os.close(fd)
         if durable:
             os.fsync(directory)
+    except OSError as error:
+        raise clear_error(error, path) from None
+
+
+def write_unfinished(directory: int, name: str, content: bytes, path: str, *, durable: bool) -> None:
+    """Make a file that somebody renames into place; where this raises nothing is left of it.
+
+    Args:
+        path: what it is to become, for messages.
+
+    Raises:
+        DiskFullError, OSError
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
+        try:
+            _write_whole(fd, content, durable)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+            raise
+        finally:
+            os.close(fd)
     except OSError as error:
         raise clear_error(error, path) from None
 

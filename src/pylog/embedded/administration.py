@@ -309,6 +309,7 @@ class AdministeredDirectory(OpenDirectory):
         """
         self._writable("recover partitions")
         self._log(topic).recover(partition)
+        self._finish_transactions()  # of which the cut took a part
 
     # ---- the whole directory ----------------------------------------------------------------------------
 

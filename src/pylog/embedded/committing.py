@@ -17,7 +17,7 @@ from pylog.embedded.async_commits import AsyncCommit, AsyncCommits
 from pylog.embedded.commits import Commit, GroupOffsets, StoredCommit
 from pylog.embedded.positions import PositionedReader
 from pylog.embedded.reading import check_offset
-from pylog.errors import ConfigError, IllegalGenerationError, PylogError, ReadOnlyError
+from pylog.errors import ConfigError, IllegalGenerationError, LockTimeoutError, PylogError, ReadOnlyError
 from pylog.places import by_place, place_of
 from pylog.records import OffsetAndMetadata, TopicPartition
 
@@ -41,6 +41,7 @@ class CommittingReader(PositionedReader):
         self._offsets = None if group is None else GroupOffsets(engine, group)
         self._coordinator: Coordinator | None = None
         self._async: AsyncCommits | None = None
+        self._finished_at = engine._clock.monotonic()
         self._commit_at = engine._clock.monotonic() + config.auto_commit_interval_ms / 1000
 
     def _group(self) -> GroupOffsets:
@@ -193,7 +194,14 @@ class CommittingReader(PositionedReader):
         except IllegalGenerationError as error:
             logger.warning("auto-commit: %s", error)
 
+    def _finish_for_the_dead(self) -> None:
+        """What the owner of a transaction still had to append is what this consumer may be waiting for."""
+        now = self._engine._clock.monotonic()
+        if now - self._finished_at >= 1.0:
+            self._finished_at = now
+            with suppress(LockTimeoutError):  # a stopped process is at it
+                self._finish_transactions()
+
     def _finish_transactions(self) -> None:
         """An offset counts as committed as soon as its transaction does, also where the owner died then."""
-        if not self._engine.read_only:
-            self._engine._finish_transactions()
+        self._engine._finish_transactions()

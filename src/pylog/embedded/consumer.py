@@ -309,6 +309,7 @@ class EmbeddedConsumer(CommittingReader):
             found = fetch()
             if found:
                 return found
+            self._finish_for_the_dead()
         return None
 
     def _decoded(self, records: list[Record]) -> list[Any]:

@@ -165,6 +165,7 @@ class GroupView:
 @contextmanager
 def viewed(engine: AdministeredDirectory, group: str) -> Iterator[GroupView]:
     """Look at a group."""
+    engine._finish_transactions()
     view = GroupView(engine, group)
     try:
         yield view

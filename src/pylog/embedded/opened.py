@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pylog.embedded.consumer import EmbeddedConsumer
     from pylog.embedded.producer import EmbeddedProducer
     from pylog.embedded.queue_source import EmbeddedQueueSource
-    from pylog.embedded.transactions import Settling, Unsettled
+    from pylog.embedded.unfinished import Settling, Unsettled
 
 logger = logging.getLogger("pylog")
 
@@ -70,7 +70,11 @@ class OpenDirectory(LogDirectory):
             self._remove_leftovers()
         self._ended = False
         if self._registry.first and not self._read_only:
-            self._finish_transactions()
+            try:
+                self._finish_transactions()
+            except BaseException:
+                self.close()
+                raise
 
     def _start(self) -> None:
         """Become a living engine of the directory."""
@@ -84,6 +88,7 @@ class OpenDirectory(LogDirectory):
         self._background: BackgroundCleaning | None = None
         self._cleaned: dict[str, TopicConfig] = {}
         self._settling: Settling | None = None
+        self._left: set[bytes] = set()
         self._registry: Registry = Registry(self._root, read_only=self._read_only)
         self._service: Service | None = None
         if not self._read_only:
@@ -96,10 +101,10 @@ class OpenDirectory(LogDirectory):
 
     def _finish_transactions(self) -> None:
         """Finish what owners of committed transactions left when they died."""
-        if Path(self._root, "redo").exists():
-            from pylog.embedded.transactions import finish_transactions
+        if not self._read_only and Path(self._root, "redo").exists():
+            from pylog.embedded.unfinished import finish_transactions
 
-            finished = finish_transactions(self)
+            finished = finish_transactions(self, self._left)
             if finished:
                 logger.info("%s: finished %d transactions of dead processes", self._root, finished)
 
@@ -107,11 +112,15 @@ class OpenDirectory(LogDirectory):
         """Remove a redo record once the parts of its transaction are on disk."""
         with self._lock:
             if self._settling is None:
-                from pylog.embedded.transactions import Settling
+                from pylog.embedded.unfinished import Settling
 
                 self._settling = Settling(self)
             settling = self._settling
         settling.add(unsettled)
+
+    def _leave_unfinished(self, transaction_id: bytes) -> None:
+        """Let a committed transaction of ours be finished like those of the dead: we could not do it."""
+        self._left.add(transaction_id)
 
     def _remove_leftovers(self) -> None:
         self._topics.remove_leftovers()

@@ -1,66 +1,45 @@
 """Transactions of an opened data directory: appends and committed offsets that become visible all or nothing.
 
-Records are buffered here until commit; redo.pyx commits. Finishes also what dead owners began. Invariant: a
-redo record is removed only when every part of it is applied and as durable as the transaction promised.
+Records are buffered here until commit; redo.pyx commits. What dead owners left is finished in unfinished.py.
+Invariant: nothing of a transaction is written before its commit, and its redo record is removed only when
+every part is applied and as durable as the transaction promised.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from logcore.builder import BatchBuilder
 from logcore.deliveries import DeliveryTable, Lease
-from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
-from logcore.redo import (
-    MOST_PARTS,
-    REDO_DIRECTORY,
-    AppendPart,
-    DeliveryPart,
-    OffsetPart,
-    append_again,
-    commit_again,
-    commit_parts,
-    decode_record,
-    mend,
-)
-from logcore.scan import ScannedBatch, SegmentScan
-from logcore.segment_files import list_segments
+from logcore.processes import fork_count
+from logcore.redo import MOST_PARTS, AppendPart, DeliveryPart, OffsetPart, check_record, commit_parts
 from logcore.topic_log import DURABILITIES, TopicLog
-from logcore.whole_files import locked_directory, remove_leftovers
+from logcore.whole_files import locked_directory
 from pylog.embedded.commits import Commit
 from pylog.embedded.consumer import EmbeddedConsumer
-from pylog.embedded.queue_files import QueueFiles
+from pylog.embedded.unfinished import Unsettled, settle
 from pylog.errors import (
     ClosedError,
     ConfigError,
+    DurabilityError,
     FencedError,
     IllegalGenerationError,
     LeaseLostError,
     RecordTooLargeError,
     UnknownTopicError,
 )
-from pylog.queue_options import DUE_HEADER
 from pylog.records import OffsetAndMetadata, RecordId, TopicPartition
 
 if TYPE_CHECKING:
     from pylog.embedded.engine import EmbeddedEngine
-    from pylog.embedded.opened import OpenDirectory
     from pylog.engine import Guard, Headers
     from pylog.queue_source import Lease as AnyLease
-
-logger = logging.getLogger("pylog")
-
-MAX_TIMESTAMP_BLOCK, PRODUCER_BLOCK, TRANSACTION_BLOCK = 1 << 16, 1 << 17, 1 << 18
-"""Attribute bits of a batch header, as docs/FORMAT.md section 4 numbers them."""
-BATCH_HEADER_BYTES = 64
 
 
 class _Pending(NamedTuple):
@@ -89,6 +68,7 @@ class Transaction:
         self._leases: dict[DeliveryTable, list[Lease]] = {}
         self._queues: dict[DeliveryTable, str] = {}
         self._thread = threading.get_ident()
+        self._forks = fork_count()
         self._ended = False
         self.transaction_id = os.urandom(16)
 
@@ -97,6 +77,8 @@ class Transaction:
     def _check(self) -> None:
         if self._ended:
             raise ClosedError("the transaction was committed or aborted: begin another")
+        if self._forks != fork_count():
+            raise ClosedError("the transaction was begun before a fork: it is the parent's to commit")
         if self._thread != threading.get_ident():
             raise ConfigError("a transaction belongs to the thread that began it")
 
@@ -125,9 +107,10 @@ class Transaction:
         place = TopicPartition(log.name, self._partition(log, key, partition))
         builder = self._builders.get(place)
         if builder is None:
-            self._check_room()
+            self._check_parts(1)
             builder = BatchBuilder()
         before = builder.body_bytes
+        check_record(log, key, value, headers)
         builder.add_record(key, value, headers, timestamp)
         self._builders[place] = builder
         self._bytes += builder.body_bytes - before
@@ -140,6 +123,20 @@ class Transaction:
                 f"the transaction is beyond transaction_bytes={self._most_bytes}: it was aborted",
                 size=self._bytes,
                 limit=self._most_bytes,
+            )
+
+    def _as_it_is_now(self, log: TopicLog) -> TopicLog:
+        """Return a topic as it is opened now: it may have been altered meanwhile."""
+        now = self._engine._log(log.name)
+        if now.uuid != log.uuid:
+            raise UnknownTopicError(f"topic {log.name!r} was deleted, and made anew: nothing was committed")
+        return now
+
+    def _check_parts(self, more: int) -> None:
+        parts = len(self._builders) + len(self._offsets) + len(self._leases) + more
+        if parts > MOST_PARTS:
+            raise RecordTooLargeError(
+                f"a transaction has at most {MOST_PARTS} partitions and offsets", size=parts, limit=MOST_PARTS
             )
 
     def _log(self, topic: str) -> TopicLog:
@@ -157,12 +154,6 @@ class Transaction:
         # records without a key stay together: one batch more costs more than an uneven share
         return self._turns.setdefault(log.name, self.transaction_id[0] % log.partitions)
 
-    def _check_room(self) -> None:
-        if len(self._builders) + len(self._offsets) + len(self._leases) >= MOST_PARTS:
-            raise RecordTooLargeError(
-                f"a transaction has at most {MOST_PARTS} partitions and offsets", size=0, limit=MOST_PARTS
-            )
-
     def ack(self, leases: Iterable[AnyLease]) -> None:
         """Finish records that are in flight here when the transaction commits.
 
@@ -177,7 +168,8 @@ class Transaction:
             if lease.table.registry is not self._engine._registry:
                 raise ConfigError("ack() takes leases of the same engine")
             if lease.table not in self._leases:
-                self._check_room()
+                self._check_parts(1)
+                self._logs.setdefault(lease.table.topic.name, lease.table.topic)
                 # queues/<queue>/<partition>.deliveries
                 self._queues[lease.table] = Path(lease.table.path).parent.name
             self._leases.setdefault(lease.table, []).append(lease)
@@ -194,13 +186,18 @@ class Transaction:
 
         Raises:
             ConfigError: the consumer has no group, is another engine's, or the partition is not assigned.
+            IllegalGenerationError: the partition is another member's.
+            RecordTooLargeError: too many partitions and offsets.
             OffsetOutOfRangeError
         """
         self._check()
         if not isinstance(consumer, EmbeddedConsumer) or consumer._engine is not self._engine:
             raise ConfigError("commit_offsets() takes a consumer of the same engine")
         group, commits, held = consumer._commits(offsets)
+        places = {(group.group, commit.log.name, commit.partition) for commit in commits}
+        self._check_parts(len(places.difference(self._offsets)))
         for commit in commits:
+            self._logs.setdefault(commit.log.name, commit.log)
             self._take(group.group, commit, group.table(commit.log), group.generation(commit, held))
 
     def _take(self, group: str, commit: Commit, table: OffsetTable, generation: int) -> None:
@@ -228,8 +225,10 @@ class Transaction:
             IllegalGenerationError: an offset is another member's; nothing was done.
             VersionConflictError: a guard does not hold; nothing was done.
             LeaseLostError: a record to be finished is not in flight here any more; nothing was done.
-            LockTimeoutError, DiskFullError, RecordTooLargeError, ClosedError: nothing was done.
-            DurabilityError: committed, but not surely on disk.
+            LockTimeoutError, DiskFullError, OSError, RecordTooLargeError, UnknownTopicError, ClosedError:
+                nothing was done.
+            DurabilityError: the disk failed. With `committed` the transaction holds, but it is not surely on
+                disk or not all visible yet: recover() of the partition, or the next opening, finishes it.
         """
         self._check()
         self._ended = True
@@ -237,11 +236,11 @@ class Transaction:
             return []
         engine = self._engine
         engine._writable("commit transactions")
+        self._logs = {name: self._as_it_is_now(log) for name, log in self._logs.items()}
         appends = {
-            place: AppendPart(
-                self._log(place.topic), place.partition, builder, self.transaction_id, self._guards.get(place)
-            )
+            place: AppendPart(self._logs[place.topic], place.partition, builder, self.transaction_id, guards)
             for place, builder in self._builders.items()
+            for guards in [self._guards.get(place)]
         }
         durability = self._durability()
         owner = (engine._registry.slot, engine._registry.incarnation)
@@ -261,6 +260,10 @@ class Transaction:
             raise
         except FencedError as error:
             raise IllegalGenerationError(f"nothing was committed: {error}") from None
+        except DurabilityError as error:
+            if error.committed:
+                engine._leave_unfinished(self.transaction_id)
+            raise
         self._settle(record, durability)
         return [
             RecordId(place.topic, place.partition, appends[place].base_offset + row)
@@ -278,21 +281,25 @@ class Transaction:
         """Return the strongest that one of its topics asks for."""
         names = {place.topic for place in self._builders} | {topic for _, topic, _ in self._offsets}
         names |= {table.topic.name for table in self._leases}
-        strongest = max(self._log(name).durability for name in names)
-        return next(policy for policy, code in DURABILITIES.items() if code == strongest)
+        found = max(self._logs[name].durability for name in names)
+        return next(policy for policy, code in DURABILITIES.items() if code == found)
 
     def _settle(self, record: str, durability: str) -> None:
         """Bring the parts to disk as promised, then remove the redo record."""
-        tables = {part.table for part in self._offsets.values()}
-        deliveries = frozenset(self._leases)
-        places = [(self._log(place.topic), place.partition) for place in self._builders]
-        if durability == "interval":
-            paths = {table.path: (table.topic_uuid, table.partitions) for table in tables}
-            self._engine._settle_later(Unsettled(record, places, paths, deliveries))
-        else:
-            if durability == "sync":
-                _sync(places, [*tables, *deliveries])
+        places = [(self._logs[place.topic], place.partition) for place in self._builders]
+        tables = [(self._logs[part.topic], part.table) for part in self._offsets.values()]
+        unsettled = Unsettled(record, places, tables, list(self._leases))
+        if durability == "os":
             Path(record).unlink(missing_ok=True)
+        elif durability == "interval":
+            self._engine._settle_later(unsettled)
+        elif settle(self._engine, [unsettled]):
+            self._engine._leave_unfinished(self.transaction_id)
+            raise DurabilityError(
+                "the transaction is committed, but a sync failed: a power cut may take it as a whole until "
+                "recover() of the partition, or the next opening, has finished it",
+                committed=True,
+            )
 
     def __enter__(self) -> Self:
         self._check()
@@ -315,189 +322,3 @@ def _guards_of(key: bytes | None, guard: Guard) -> Mapping[bytes, int]:
     if key is None:
         raise ConfigError("a guard that is an offset needs a key")
     return {key: guard}
-
-
-class Unsettled(NamedTuple):
-    """A committed transaction whose parts are not surely on disk: its redo record stays until they are."""
-
-    record: str
-    places: list[tuple[TopicLog, int]]
-    tables: dict[str, tuple[bytes, int]]
-    """Uuid and partitions of each, by path: a table may be closed by then, with its consumer."""
-    deliveries: frozenset[DeliveryTable]
-    """One that is closed was synced by that."""
-
-
-def _sync(places: Iterable[tuple[TopicLog, int]], tables: Iterable[OffsetTable | DeliveryTable]) -> None:
-    for log, partition in places:
-        log.sync(partition)
-    for table in tables:
-        table.sync()
-
-
-class Settling:
-    """The redo records of an engine that wait for their parts to be on disk: one sync for many of them."""
-
-    def __init__(self, engine: OpenDirectory) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._waiting: list[Unsettled] = []
-
-    def add(self, unsettled: Unsettled) -> None:
-        """Settle it within the interval of the topics."""
-        with self._lock:
-            self._waiting.append(unsettled)
-            first = len(self._waiting) == 1
-        if first:
-            self._engine._flush_after(self, 0.1)
-
-    def flush_lingering(self) -> bool:
-        """Settle all that wait; a failed sync leaves the records for the next opening."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        everything = [place for each in waiting for place in each.places]
-        places = {(id(log), partition): (log, partition) for log, partition in everything}
-        tables = {path: identity for each in waiting for path, identity in each.tables.items()}
-        try:
-            _sync(places.values(), set().union(*(each.deliveries for each in waiting)))
-            for path, identity in tables.items():
-                if Path(path).exists():  # else its group was deleted
-                    with closing(OffsetTable(path, *identity, self._engine._registry)) as table:
-                        table.sync()
-        except Exception as error:
-            logger.warning("redo records stay until the next opening, a sync failed: %s", error)
-            return True
-        for each in waiting:
-            Path(each.record).unlink(missing_ok=True)
-        return True
-
-
-# ---- what dead owners left ----------------------------------------------------------------------------
-
-
-def finish_transactions(engine: OpenDirectory) -> int:
-    """Finish the committed transactions whose owners are dead; how many there were.
-
-    Every part is looked for before it is done again, so that this may die anywhere and be repeated.
-    """
-    directory = Path(engine.path, REDO_DIRECTORY)
-    try:
-        names = sorted(path.name for path in directory.iterdir())
-    except FileNotFoundError:
-        return 0
-    if not names:
-        return 0
-    finished = 0
-    with locked_directory(str(directory)) as fd:
-        for name in names:
-            path = directory / name
-            if not name.endswith(".redo"):
-                continue
-            try:
-                found = decode_record(path.read_bytes())
-            except FileNotFoundError:
-                continue
-            if found is None:
-                logger.warning("%s is not whole: its transaction was not committed", path)
-                path.unlink()
-                continue
-            description, batches = found
-            slot, incarnation = description["owner"]
-            if engine._registry.lives(slot, incarnation):
-                continue
-            _finish(engine, description, batches)
-            path.unlink()
-            finished += 1
-        if not engine._registry.others_live():
-            remove_leftovers(fd)
-    return finished
-
-
-def _finish(engine: OpenDirectory, description: dict[str, Any], batches: bytes) -> None:
-    transaction = bytes.fromhex(description["transaction"])
-    places: list[tuple[TopicLog, int]] = []
-    tables: list[OffsetTable | DeliveryTable] = []
-    at = 0
-    for part in description["appends"]:
-        batch = batches[at : at + part["bytes"]]
-        at += part["bytes"]
-        log = _topic(engine, part)
-        if log is None:
-            continue
-        if not _is_in(log, part["partition"], part["base_offset"], transaction):
-            append_again(log, part["partition"], batch)
-        places.append((log, part["partition"]))
-    for part in description["offsets"]:
-        log = _topic(engine, part)
-        if log is None:
-            continue
-        path = f"{engine.path}/groups/{part['group']}/{part['topic']}.offsets"
-        offsets = OffsetTable(path, log.uuid, log.partitions, engine._registry)
-        commit_again(offsets, part)
-        tables.append(offsets)
-    for part in description["deliveries"]:
-        log = _topic(engine, part)
-        found = None if log is None else _finish_deliveries(engine, log, part)
-        if found is not None:
-            tables.append(found)
-    try:
-        if description["durable"]:
-            _sync(places, tables)
-    finally:
-        for table in tables:
-            table.close()
-
-
-def _finish_deliveries(
-    engine: OpenDirectory, log: TopicLog, part: dict[str, Any]
-) -> DeliveryTable | None:
-    """Finish the records of a part, also in a table that a power cut left without their leases."""
-    files = QueueFiles(engine, part["queue"])
-    document = files.load()
-    if document is None or document.topic != log.name:
-        return None
-    floors = files.floors(log)
-    try:
-        table = files.table(log, part["partition"], document.config, floors)
-    finally:
-        floors.close()
-    feed = LeaseFeed(table, DUE_HEADER.encode())
-    feed.finish_again(part["offsets"], engine._clock.time_ns())
-    return table
-
-
-def _topic(engine: OpenDirectory, part: dict[str, Any]) -> TopicLog | None:
-    """Return the topic of a part, None where it was deleted."""
-    with suppress(UnknownTopicError):
-        log = engine._log(part["topic"])
-        if log.uuid.hex() == part["uuid"]:
-            return log
-    return None
-
-
-def _is_in(log: TopicLog, partition: int, base_offset: int, transaction: bytes) -> bool:
-    """Return whether the partition has the transaction's batch, at its offset or behind it."""
-    mend(log, partition)
-    end = log.log_end_offset(partition)
-    segments = list_segments(f"{log.directory}/{partition}")
-    first = max((s.base_offset for s in segments if s.base_offset <= min(base_offset, end)), default=0)
-    for segment in segments:
-        if segment.base_offset < first:
-            continue
-        scan = SegmentScan(segment.path)
-        try:
-            for entry in scan.entries(verify_bodies=False):
-                if isinstance(entry, ScannedBatch) and _transaction_of(scan, entry) == transaction:
-                    return entry.base_offset < end
-        finally:
-            scan.close()
-    return False
-
-
-def _transaction_of(scan: SegmentScan, batch: ScannedBatch) -> bytes | None:
-    if not batch.attributes & TRANSACTION_BLOCK:
-        return None
-    at = batch.position + BATCH_HEADER_BYTES
-    at += 8 if batch.attributes & MAX_TIMESTAMP_BLOCK else 0
-    at += 32 if batch.attributes & PRODUCER_BLOCK else 0
-    return scan.read(at, 16)
