@@ -62,7 +62,7 @@ class Group:
         )
 
     def join(self) -> None:
-        self.members.append(self.start("consume", session_timeout_ms=150, rebalance_timeout_ms=1000))
+        self.members.append(self.start("consume", session_timeout_ms=500, rebalance_timeout_ms=1000))
 
     def disturb(self) -> None:
         """Do one thing to one member."""
