@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pylog.clock import Clock
 from pylog.config import check_count
 from pylog.engine import Engine
-from pylog.errors import ConfigError, LeaseLostError, RecordTooLargeError, UnknownTopicError
+from pylog.errors import (
+    ConfigError,
+    LeaseLostError,
+    RecordTooLargeError,
+    SerializationError,
+    UnknownTopicError,
+)
 from pylog.filters import Filter
 from pylog.queue_options import DUE_HEADER, EXPIRES_HEADER, PRIORITY_HEADER
 from pylog.queue_source import Lease, QueueSource
@@ -118,6 +124,19 @@ def bury(engine: Engine, source: QueueSource, lease: Lease, topic: str, headers:
         except RecordTooLargeError:
             if wanted is not headers:
                 raise
+
+
+def undecodable(record: Record, error: Exception) -> SerializationError:
+    """Return the error that says which record cannot be decoded."""
+    found = SerializationError(
+        f"the value of {record.topic}-{record.partition} at offset {record.offset}: {error}",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        part="value",
+    )
+    found.__cause__ = error
+    return found
 
 
 def create_dead_letter_topic(engine: Engine, topic: str, origin: TopicDescription) -> None:

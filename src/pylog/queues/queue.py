@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pylog.clock import Clock, Deadline, SystemClock
 from pylog.config import check_count, check_seconds
 from pylog.engine import Engine, Headers
-from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, PylogError, SerializationError
+from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, PylogError
 from pylog.filters import Sieve, has_header
 from pylog.places import nanoseconds
 from pylog.queue_options import (
@@ -32,9 +32,10 @@ from pylog.queue_options import (
     QueueEntry,
 )
 from pylog.queue_source import Lease, QueueSource
-from pylog.queues.dead_letters import DeadLetters, burial_headers, bury
+from pylog.queues.dead_letters import DeadLetters, burial_headers, bury, undecodable
 from pylog.queues.delivery import Delivery
 from pylog.queues.options import DEFAULT_RETRY, OnDeadLetter
+from pylog.queues.putting import SequencedPuts, pairs
 from pylog.records import Record, RecordId
 from pylog.retries import CircuitBreaker, Permit, Retry
 from pylog.serdes import Serde, serde_for
@@ -536,52 +537,3 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} over topic {self.topic!r}>"
-
-
-class SequencedPuts:
-    """Puts of an idempotent producer, each on its own."""
-
-    def __init__(self, engine: Engine, topic: str, producer_id: str) -> None:
-        self._topic = topic
-        self._lock = threading.Lock()
-        self._delivered: list[RecordId] = []
-        self.producer = engine.producer(producer_id=producer_id, linger_ms=0, on_delivery=self._note)
-
-    def _note(self, ids: Sequence[RecordId], error: BaseException | None) -> None:
-        self._delivered = list(ids)
-
-    def put(
-        self,
-        value: bytes | None,
-        key: bytes | None,
-        partition: int | None,
-        headers: Headers | None,
-        sequence: int,
-    ) -> RecordId | None:
-        """Append one record; None where its sequence is in already."""
-        with self._lock:
-            self._delivered = []
-            self.producer.send(self._topic, value, key, partition, headers, None, sequence)
-            self.producer.flush()
-            return self._delivered[0] if self._delivered else None
-
-
-def pairs(headers: Headers | None) -> Iterable[tuple[str, bytes | None]]:
-    """Return headers as pairs, however they were given."""
-    if headers is None:
-        return ()
-    items: Callable[[], Iterable[tuple[str, bytes | None]]] | None = getattr(headers, "items", None)
-    return headers if items is None else items()  # type: ignore[return-value]
-
-
-def undecodable(record: Record, error: Exception) -> SerializationError:
-    """Return the error that says which record cannot be decoded."""
-    found = SerializationError(
-        f"the value of {record.topic}-{record.partition} at offset {record.offset}: {error}",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        part="value",
-    )
-    found.__cause__ = error
-    return found
