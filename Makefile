@@ -44,12 +44,15 @@ bench: $(VENV)/.built $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 # the tests of the core under ASAN and UBSAN; a report ends the run. The leaks that Python leaves are not ours
+# not: a clock that is preloaded itself, and a child forked while another thread allocates, which stops in ASAN's own lock
+NOT_SANITIZED = --deselect tests/test_process_life.py::test_a_clock_that_jumps_by_a_year_in_either_direction_loses_and_hides_nothing \
+	--deselect tests/test_processes.py::test_what_a_child_inherits_is_inert_and_its_close_takes_nothing_from_the_parent
 SANITIZERS = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)
 sanitize: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tools/build_failpoints.py --sanitize
 	LD_PRELOAD="$(SANITIZERS)" PYTHONPATH=build/sanitized PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python -m pytest tests -q --capture sys \
-		--timeout 300 --ignore tests/crash --ignore tests/cli
+		--timeout 300 --ignore tests/crash --ignore tests/cli $(NOT_SANITIZED)
 
 soak: sanitize
 	$(BIN)/python -m pytest tests -m soak --timeout 3600
