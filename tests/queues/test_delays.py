@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import pylog
-from pylog.queue_options import DUE_HEADER
 
 SECOND = 1_000_000_000
 
@@ -18,12 +17,9 @@ def fire(data_dir: Path, count: int, seconds: float, lead: float) -> list[int]:
     """Put records due over some seconds, restart, and return how late each came, in ns, sorted."""
     begin = time.time_ns() + round(lead * SECOND)
     due = [begin + round(random.random() * seconds * SECOND) for _ in range(count)]
-    with pylog.open(data_dir) as engine, engine.queue("jobs", durability="os"):
-        engine.append_many(
-            "jobs",
-            [b"%d" % n for n in range(count)],
-            headers=[[(DUE_HEADER, b"%d" % when)] for when in due],
-        )
+    with pylog.open(data_dir) as engine, engine.queue("jobs", durability="os") as jobs:
+        for number, when in enumerate(due):
+            jobs.put(b"%d" % number, at=when)
     late: dict[int, int] = {}
     with pylog.open(data_dir) as engine, engine.queue("jobs") as jobs:
         while len(late) < count:
