@@ -48,12 +48,14 @@ class Goal:
     """What a row must reach.
 
     `ratio` is the least of rate / ceiling; `above` the most that a time may exceed its ceiling, `most` the
-    most it may be, both in the row's unit; `peers` the least of rate / that peer's rate.
+    most it may be, both in the row's unit; `least` the least that a rate may be; `peers` the least of
+    rate / that peer's rate.
     """
 
     ratio: float | None = None
     above: float | None = None
     most: float | None = None
+    least: float | None = None
     peers: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -64,6 +66,8 @@ class Goal:
             parts.append(f"<= bare + {self.above:g}")
         if self.most is not None:
             parts.append(f"<= {self.most:g}")
+        if self.least is not None:
+            parts.append(f">= {self.least:,.0f}")
         parts += [f"{name} >= {least:g}x" for name, least in self.peers.items()]
         return ", ".join(parts)
 

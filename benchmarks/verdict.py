@@ -87,6 +87,8 @@ def judge(row: Row, ours: Samples, ceiling: Samples | None, peers: dict[str, flo
         misses.append(f"bare + {above:.1f}")
     if goal.most is not None and ours.median > goal.most:
         misses.append(f"{ours.median:.1f} of {goal.most:g}")
+    if goal.least is not None and ours.median < goal.least:
+        misses.append(f"{ours.median:,.0f} of {goal.least:,.0f}")
     for name, least in goal.peers.items():
         if name in peers and peers[name] < least:
             misses.append(f"{name} {peers[name]:.2f}x of {least:g}x")

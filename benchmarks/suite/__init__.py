@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.contest import Contest
-from benchmarks.suite import batched, commits, reading, rebalance, single, slow, transactions
+from benchmarks.suite import batched, commits, queueing, reading, rebalance, single, slow, transactions
 from benchmarks.suite.compacting import compacting
 
 SIZES = (100, 1024)
@@ -54,6 +54,7 @@ def speed(extent: Extent) -> list[Contest]:
     found.append(compacting(extent.records))
     found.append(commits.commits(extent.records // 20, extent.slow))
     found += transactions.transactions(extent.slow)
+    found += queueing.queueing(extent.records, extent.slow)
     found += [rebalance.rebalancing(members, extent.slow) for members in rebalance.KILLS]
     return found
 
