@@ -14,6 +14,7 @@ cdef class AppendPart:                       # one batch for one partition
     cdef readonly int partition
     cdef readonly int records
     cdef readonly long long base_offset      # once it is committed
+    cdef readonly unsigned int epoch         # the same; in a newer one a cut may have taken it
     cdef uint64_t start                      # byte_pos at which it goes
     cdef uint64_t position                   # the same in the active segment
     cdef Guard guard                         # None: appended whatever is there

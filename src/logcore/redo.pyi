@@ -28,6 +28,7 @@ class AppendPart:
     partition: int
     records: int
     base_offset: int
+    epoch: int
     def __init__(
         self,
         log: TopicLog,

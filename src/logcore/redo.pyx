@@ -88,8 +88,9 @@ cdef class AppendPart:
         return self.log.make_room(<uint32_t> len(self.batch))
 
     cdef int seal(self) except -1:
+        self.epoch = self.log.slot.active_epoch
         seal_batch_header(
-            <uint8_t*> <char*> self.batch, self.log.slot.next_offset, self.log.slot.active_epoch,
+            <uint8_t*> <char*> self.batch, self.log.slot.next_offset, self.epoch,
             atomic_loadi64(&self.log.slot.synced_offset), self.log.slot.active_salt, self.position,
         )
         self.base_offset = self.log.slot.next_offset
@@ -113,7 +114,7 @@ cdef class AppendPart:
         """What the redo record says of it."""
         return {
             "topic": self.topic, "uuid": self.log.uuid.hex(), "partition": self.partition,
-            "base_offset": self.base_offset, "epoch": self.log.slot.active_epoch, "start": self.start,
+            "base_offset": self.base_offset, "epoch": self.epoch, "start": self.start,
             "position": self.position, "salt": self.log.slot.active_salt, "bytes": len(self.batch),
             "segment": segment_file_name(self.log.slot.active_base_offset, self.log.slot.active_named_epoch),
         }

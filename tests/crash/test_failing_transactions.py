@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,10 @@ def fail_and_wait(directory: str, table: str, ready: str) -> None:
         Failpoints(Path(table), make=False).arm(
             "sync.fdatasync", failpoints.ERROR_ALWAYS, pid=os.getpid(), error=errno.EIO
         )
-        try:
-            commit(engine, "interval")
-            engine.sync("interval")
-        except pylog.DurabilityError:
-            pass
+        commit(engine, "interval")
+        for partition in range(2):
+            with suppress(pylog.DurabilityError):
+                engine.sync("interval", partition)
         Path(ready).touch()
         threading.Event().wait()
 

@@ -23,7 +23,7 @@ from logcore.topic_log import DURABILITIES, TopicLog
 from logcore.whole_files import locked_directory
 from pylog.embedded.commits import Commit
 from pylog.embedded.consumer import EmbeddedConsumer
-from pylog.embedded.unfinished import Unsettled, settle
+from pylog.embedded.unfinished import Place, Unsettled, settle
 from pylog.errors import (
     ClosedError,
     ConfigError,
@@ -264,7 +264,7 @@ class Transaction:
             if error.committed:
                 engine._leave_unfinished(self.transaction_id)
             raise
-        self._settle(record, durability)
+        self._settle(record, durability, appends.values())
         return [
             RecordId(place.topic, place.partition, appends[place].base_offset + row)
             for place, row in self._appended
@@ -284,9 +284,9 @@ class Transaction:
         found = max(self._logs[name].durability for name in names)
         return next(policy for policy, code in DURABILITIES.items() if code == found)
 
-    def _settle(self, record: str, durability: str) -> None:
+    def _settle(self, record: str, durability: str, appended: Iterable[AppendPart]) -> None:
         """Bring the parts to disk as promised, then remove the redo record."""
-        places = [(self._logs[place.topic], place.partition) for place in self._builders]
+        places = [Place(self._logs[part.topic], part.partition, part.epoch) for part in appended]
         tables = [(self._logs[part.topic], part.table) for part in self._offsets.values()]
         unsettled = Unsettled(record, places, tables, list(self._leases))
         if durability == "os":

@@ -34,7 +34,7 @@ from logcore.topic_log import TopicLog
 from logcore.whole_files import locked_directory, remove_leftovers
 from pylog.embedded.cleaned import read_cleaned
 from pylog.embedded.queue_files import QueueFiles
-from pylog.errors import ClosedError, PylogError, UnknownTopicError
+from pylog.errors import ClosedError, DurabilityError, PylogError, UnknownTopicError
 from pylog.queue_options import DUE_HEADER
 
 if TYPE_CHECKING:
@@ -50,11 +50,19 @@ BATCH_HEADER_BYTES = 64
 # ---- what waits for the disk --------------------------------------------------------------------------
 
 
+class Place(NamedTuple):
+    """Where a batch of a transaction went: in a later epoch a cut may have taken it away again."""
+
+    log: TopicLog
+    partition: int
+    epoch: int
+
+
 class Unsettled(NamedTuple):
     """A transaction of which every part is applied: its redo record stays until all are on disk."""
 
     record: str
-    places: list[tuple[TopicLog, int]]
+    places: list[Place]
     tables: list[tuple[TopicLog, OffsetTable]]
     deliveries: list[DeliveryTable]
 
@@ -69,13 +77,13 @@ def settle(engine: OpenDirectory, waiting: Iterable[Unsettled]) -> list[Unsettle
                 sync()
                 tried[key] = True
             except (PylogError, OSError) as error:
-                logger.warning("redo records stay until the next opening, a sync failed: %s", error)
+                logger.warning("redo records stay until the next opening: %s", error)
                 tried[key] = False
         return tried[key]
 
     left = []
     for each in waiting:
-        found = [synced((log.uuid, p), partial(_sync_log, log, p)) for log, p in each.places]
+        found = [synced((at.log.uuid, at.partition, at.epoch), partial(_sync_log, at)) for at in each.places]
         found += [synced(table.path, partial(_sync_table, engine, log, table)) for log, table in each.tables]
         found += [synced(table.path, table.sync) for table in each.deliveries]  # closing one syncs it
         if all(found):
@@ -85,9 +93,11 @@ def settle(engine: OpenDirectory, waiting: Iterable[Unsettled]) -> list[Unsettle
     return left
 
 
-def _sync_log(log: TopicLog, partition: int) -> None:
-    if not log.deleted:
-        log.sync(partition)
+def _sync_log(place: Place) -> None:
+    if not place.log.deleted:
+        place.log.sync(place.partition)
+        if place.log.epoch(place.partition) != place.epoch:
+            raise DurabilityError(f"{place.log.name}-{place.partition} was cut meanwhile")
 
 
 def _sync_table(engine: OpenDirectory, log: TopicLog, table: OffsetTable) -> None:
@@ -232,9 +242,10 @@ def _apply(engine: OpenDirectory, redo: _Redo) -> Unsettled | None:
             log = _topic(engine, part["topic"], bytes.fromhex(part["uuid"]))
             if log is None:
                 continue
+            place = Place(log, part["partition"], log.epoch(part["partition"]))
             if not _is_in(log, part, transaction):
-                append_again(log, part["partition"], batch)
-            done.places.append((log, part["partition"]))
+                append_again(log, place.partition, batch)
+            done.places.append(place)
         except (PylogError, OSError) as error:
             logger.warning("%s is not finished yet: %s", redo.path, error)
             whole = False
