@@ -27,7 +27,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --no-deps --group demo
 	touch $@
 
-test: $(VENV)/.built $(VENV)/.test
+test: debug
 	$(BIN)/python -m pytest tests
 
 lint: venv
@@ -57,6 +57,7 @@ sanitize: $(VENV)/.built $(VENV)/.test
 soak: sanitize
 	$(BIN)/python -m pytest tests -m soak --timeout 3600
 
+# the copy of the core with failpoints, which the tests kill
 debug: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python tools/build_failpoints.py
 
