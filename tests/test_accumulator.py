@@ -29,14 +29,6 @@ from logcore.record_ids import RecordId
 Engine = pylog.Engine
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with pylog.open(tmp_path / "data") as engine:
-        engine.create_topic("t", partitions=1)
-        engine.create_topic("four", partitions=4)
-        yield engine
-
-
 def values(engine: Engine, topic: str, partition: int = 0) -> list[bytes | None]:
     return [record.value for record in engine.read(topic, partition)]
 

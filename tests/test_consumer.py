@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,6 @@ with pylog.open(sys.argv[1]) as engine:
     for line in sys.stdin:
         engine.append("t", line.strip().encode())
 """
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def engine(data: Path) -> Iterator[pylog.Engine]:
-    with pylog.open(data) as engine:
-        engine.create_topic("t", partitions=1)
-        engine.create_topic("four", partitions=4)
-        yield engine
 
 
 def fill(engine: pylog.Engine, count: int, topic: str = "t", partition: int = 0) -> None:

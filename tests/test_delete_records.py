@@ -15,11 +15,6 @@ SEGMENT_BYTES = 16 << 10
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def engine(data: Path) -> Iterator[pylog.Engine]:
     """An engine whose topic t has 100 records of 1000 bytes in several segments."""
     with pylog.open(data) as engine:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import resource
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,6 @@ import pytest
 from children import Child
 
 import pylog
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def engine(data: Path) -> Iterator[pylog.Engine]:
-    with pylog.open(data) as engine:
-        engine.create_topic("t", partitions=1)
-        engine.create_topic("four", partitions=4)
-        yield engine
 
 
 def values(engine: pylog.Engine, topic: str = "t", partition: int | None = None) -> list[bytes | None]:

@@ -13,11 +13,6 @@ import pylog
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def engine(data: Path) -> Iterator[pylog.Engine]:
     with pylog.open(data) as engine:
         engine.create_topic("t", partitions=2)

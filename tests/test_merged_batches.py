@@ -18,11 +18,6 @@ ZSTD = 1
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def engine(data: Path) -> Iterator[pylog.Engine]:
     with pylog.open(data) as engine:
         yield engine

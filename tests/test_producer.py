@@ -21,19 +21,6 @@ LONG = 3_600_000.0
 """A linger_ms that no test lives to see."""
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def engine(data: Path) -> Iterator[pylog.Engine]:
-    with pylog.open(data) as engine:
-        engine.create_topic("t", partitions=1)
-        engine.create_topic("four", partitions=4)
-        yield engine
-
-
 def values(engine: pylog.Engine, topic: str = "t", partition: int | None = None) -> list[bytes | None]:
     return [record.value for record in engine.read(topic, partition)]
 

@@ -18,16 +18,6 @@ SEGMENT_BYTES = 16 << 10
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def clock() -> TurnedClock:
-    return TurnedClock()
-
-
-@pytest.fixture
 def engine(data: Path, clock: TurnedClock) -> Iterator[pylog.Engine]:
     with EmbeddedEngine(data, clock=clock) as engine:
         yield engine
