@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from logcore.builder cimport BatchBuilder
 from logcore.producers cimport ProducerIdentity
 from logcore.topic_buffer cimport TopicBuffer, progress_t
-from logcore.topic_log cimport LogDirectory
+from logcore.log_directory cimport LogDirectory
 from logcore.writer_turn cimport WriterTurn
 
 cdef class RecordAccumulator:

@@ -2,9 +2,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from typing_extensions import disjoint_base
 
+from logcore.log_directory import LogDirectory
 from logcore.producers import ProducerIdentity
 from logcore.record_ids import RecordId
-from logcore.topic_log import LogDirectory
 
 @disjoint_base
 class RecordAccumulator:

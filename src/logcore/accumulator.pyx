@@ -21,7 +21,7 @@ from logcore.record_headers cimport encode_headers
 from logcore.record_ids cimport RecordIds, new_record_ids
 from logcore.single_batch cimport STAMP_NOW
 from logcore.topic_buffer cimport TopicBuffer, progress_t
-from logcore.topic_log cimport LogDirectory, TopicLog, check_timestamp, durability_code
+from logcore.topic_log cimport TopicLog, check_timestamp, durability_code
 from logcore.writer_turn cimport WriterTurn
 
 import time

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The ordered segments of one partition: append, roll, sync, and what recovery makes of them."""
+"""The ordered segments of one partition: append, sync, and what recovery makes of them."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -72,7 +72,6 @@ cdef class PartitionLog:
     cdef int write(
         self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
     ) noexcept nogil
-    cdef int roll(self) except -1
     cdef int sync_to(self, uint64_t end) except -1
     cdef int sync_appended(self, uint32_t epoch, uint64_t end) except -1    # of a batch of that epoch
     cdef int ensure_ready(self) except -1    # recovered, whoever has to do it

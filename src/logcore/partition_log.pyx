@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The ordered segments of one partition: append, roll, sync, and the states in which it refuses.
+"""The ordered segments of one partition: append, sync, and the states in which it refuses.
 
 The append section holds the partition's robust lock and makes no Python call: stage the new end, write,
 publish the end by one release store. A batch below PWRITE_FROM is copied into the mapping, a larger one and
@@ -11,13 +11,13 @@ on the way leaves `end` and everything below it as they were.
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from logcore.batch_header cimport max_timestamp_of, next_offset_of, seal_batch_header
 from logcore.control cimport (
     PARTITION_DELETED, PARTITION_POISONED, PARTITION_READY, PARTITION_UNRECOVERED, atomic_load32,
-    atomic_load64, atomic_loadi64, atomic_replace, atomic_store32, atomic_store64, atomic_storei64,
+    atomic_load64, atomic_loadi64, atomic_replace, atomic_store64, atomic_storei64,
     full_fence, partition_slot_t, program_order,
 )
 from logcore.failpoints cimport failpoint, failpoint_errno, planted
@@ -29,7 +29,7 @@ from logcore.linux cimport (
     fallocate, mmap, munmap, openat, write_all,
 )
 from logcore.registry_slots cimport FUTEX_TID_MASK, mutex_word
-from logcore.segment cimport LARGEST_STEP, NAME_BYTES, fill_footer, segment_name
+from logcore.segment cimport LARGEST_STEP, NAME_BYTES, segment_name
 from logcore.sync cimport SEALED_ONLY, is_noted, note_unsynced, sync_partition
 
 import os
@@ -446,7 +446,8 @@ cdef class PartitionLog:
                 return 0
             if result == NEEDS_ROLL and self.slot.sealed_base_offset < 0:
                 try:
-                    self.roll()
+                    from logcore.rolling import roll     # rolling.pyx and recovery.pyx stand above us
+                    roll(self)
                     self.open_writer()   # unmaps what is sealed: syncing mapped pages interrupts us for each
                 finally:
                     self.control.unlock(self.partition)
@@ -535,63 +536,7 @@ cdef class PartitionLog:
         self.append_locked(mark, BATCH_HEADER_BYTES, True, &offset, &end, None)
         self.sync_to(end)
 
-    # ---- rolling --------------------------------------------------------------------------------------
-
-    cdef int roll(self) except -1:
-        """Seal the active segment and begin the next. The append lock is held and stays so."""
-        from logcore.recovery import begin_segment, producer_entries
-        cdef partition_slot_t* slot = self.slot
-        cdef uint64_t position = slot.end - slot.active_base_byte_pos + SEGMENT_DATA_START
-        cdef bytes entries = producer_entries(self) if slot.producers else b""
-        cdef uint32_t count = len(entries) // PRODUCER_ENTRY_BYTES
-        cdef uint8_t* footer
-        cdef uint32_t length = FOOTER_PRODUCERS + count * PRODUCER_ENTRY_BYTES
-        cdef int error = 0
-        if position + length > slot.active_allocated:
-            error = self.allocate(position + length)
-            if error:
-                raise_os_error(error, self.directory)
-        unfinished = begin_segment(self, slot.next_offset, slot.active_epoch, slot.end, slot.synced_offset)
-        failpoint("roll.prepared")
-        footer = <uint8_t*> malloc(length)
-        if footer is NULL:
-            raise MemoryError()
-        try:
-            memcpy(footer + FOOTER_PRODUCERS, <const char*> entries, len(entries))
-            fill_footer(
-                footer, self.map, slot.next_offset, position, 0, slot.max_timestamp, slot.synced_offset, 0,
-                slot.active_epoch, clock_ns(CLOCK_REALTIME), count,
-            )
-            error = write_all(self.fd, footer, length, position)
-        finally:
-            free(footer)
-        # from here on a failure or a death leaves a sealed segment without a successor: recovery goes on
-        # from there
-        atomic_replace(&slot.state, PARTITION_READY, PARTITION_UNRECOVERED)     # never over a poison
-        if error:
-            raise_os_error(error, self.directory)
-        failpoint("roll.footer")
-        self.unsaved_index = (f"{self.directory}/{segment_file(slot)}", slot.active_named_epoch, position)
-        salt, allocated = unfinished.publish()
-        failpoint("roll.renamed")
-        atomic_store32(&slot.rolls, slot.rolls + 1)
-        full_fence()
-        failpoint("roll.odd")
-        slot.sealed_base_offset = slot.active_base_offset
-        slot.sealed_named_epoch = slot.active_named_epoch
-        slot.sealed_end = slot.end
-        slot.active_base_offset = slot.next_offset
-        slot.active_named_epoch = 0
-        slot.active_base_byte_pos = slot.end
-        slot.active_allocated = allocated
-        slot.active_salt = salt
-        slot.producers = count
-        failpoint("roll.fields")
-        full_fence()
-        atomic_store32(&slot.rolls, slot.rolls + 1)
-        atomic_replace(&slot.state, PARTITION_UNRECOVERED, PARTITION_READY)
-        failpoint("roll.done")
-        return 0
+    # ---- the index of what was sealed -----------------------------------------------------------------
 
     def save_index(self):
         """Write the .index of the segment just sealed; it is a cache, so no error of it is ours."""
@@ -621,10 +566,3 @@ cdef class PartitionLog:
             if atomic_load64(&self.slot.synced_end) == before:
                 end[0] = before
                 return
-
-
-cdef str segment_file(partition_slot_t* slot):
-    """File name of the active segment."""
-    if slot.active_named_epoch:
-        return f"{slot.active_base_offset:020d}-{slot.active_named_epoch}.log"
-    return f"{slot.active_base_offset:020d}.log"

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from logcore.errors import CorruptionError
 from logcore.recovery import find_footer
+from logcore.rolling import roll
 from logcore.scan import parse_segment_header
 from logcore.segment_files import SegmentFile, list_segments
 
@@ -74,7 +75,7 @@ def roll_segment(PartitionLog log) -> None:
     log.take_lock()
     try:
         if log.slot.next_offset > log.slot.active_base_offset and log.slot.sealed_base_offset < 0:
-            log.roll()
+            roll(log)
             log.open_writer()
     finally:
         log.control.unlock(log.partition)

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The partitions of one opened topic, and the topics of one opened data directory."""
+"""The partitions of one opened topic."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -73,10 +73,3 @@ cdef class TopicLog:
     cdef int detach(self, bint shared) except -1             # shared: other threads may be in a call of ours
     cdef BatchBuilder take_builder(self)
     cdef void give_builder(self, BatchBuilder builder)
-
-cdef class LogDirectory:
-    cdef dict topics                         # name -> TopicLog
-    cdef readonly bint closed
-    cdef uint32_t forks
-
-    cdef TopicLog topic_log(self, object name)               # opened on demand by self._open_topic(name)

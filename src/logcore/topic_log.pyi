@@ -1,9 +1,7 @@
-from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import disjoint_base
 
-from logcore.batch import RecordId
 from logcore.key_index import KeyIndex
 from logcore.partition_log import PartitionLog
 from logcore.processes import Registry
@@ -79,26 +77,3 @@ class TopicLog:
     @property
     def superseded(self) -> bool: ...
     def counters(self) -> dict[str, int]: ...
-
-@disjoint_base
-class LogDirectory:
-    closed: bool
-    def _check_open(self) -> None: ...
-    def _drop(self, name: str) -> None: ...
-    def _begin_anew(self) -> None: ...
-    def _topic(self, name: str) -> TopicLog: ...
-    def _forget(self, name: str) -> TopicLog | None: ...
-    def _opened(self) -> list[TopicLog]: ...
-    def _shut(self) -> None: ...
-    def append(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        *,
-        partition: int | None = None,
-        headers: object = None,
-        timestamp: int | None = None,
-        durability: str | None = None,
-        guard: int | Mapping[bytes, int] | None = None,
-    ) -> RecordId: ...

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from logcore.log_directory import LogDirectory
 from logcore.processes import Registry, fork_count
 from logcore.service import Service
-from logcore.topic_log import LogDirectory, TopicLog
+from logcore.topic_log import TopicLog
 from logcore.whole_files import remove_leftovers
 from pylog.clock import Clock, SystemClock
 from pylog.config import check_seconds

@@ -18,8 +18,9 @@ from logcore.builder import BatchBuilder
 from logcore.deliveries import DeliveryTable, Lease
 from logcore.offsets import OffsetTable
 from logcore.processes import fork_count
-from logcore.redo import MOST_PARTS, AppendPart, DeliveryPart, OffsetPart, check_record, commit_parts
 from logcore.topic_log import DURABILITIES, TopicLog
+from logcore.transaction_parts import MOST_PARTS, AppendPart, DeliveryPart, OffsetPart, check_record
+from logcore.transactions import commit_parts
 from logcore.whole_files import locked_directory
 from pylog.embedded.commits import Commit
 from pylog.embedded.consumer import EmbeddedConsumer

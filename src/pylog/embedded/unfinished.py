@@ -20,14 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from logcore.deliveries import DeliveryTable
 from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
-from logcore.redo import (
-    REDO_DIRECTORY,
-    append_again,
-    commit_again,
-    decode_owner,
-    decode_record,
-    mend,
-)
+from logcore.redo import append_again, commit_again, mend
+from logcore.redo_file import REDO_DIRECTORY, decode_owner, decode_record
 from logcore.scan import ScannedBatch, SegmentScan
 from logcore.segment_files import list_segments, read_start
 from logcore.topic_log import TopicLog

@@ -1,7 +1,7 @@
 # cython: language_level=3
-"""The redo record of a multi-partition transaction: what makes it all or nothing."""
+"""What a transaction is made of."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from logcore.deliveries cimport DeliveryTable
 from logcore.offsets cimport OffsetTable

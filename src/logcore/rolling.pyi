@@ -1,0 +1,3 @@
+from logcore.partition_log import PartitionLog
+
+def roll(log: PartitionLog) -> None: ...
