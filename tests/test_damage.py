@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import Child
 
 import pylog
 from pylog.engine import Engine
@@ -103,6 +104,38 @@ def test_a_segment_whose_headers_are_damaged_is_not_thrown_away(directory: Path)
     with pylog.open(directory) as engine, pytest.raises(CorruptionError, match="no valid segment header"):
         engine.log_end_offset("t", 0)
     assert last.read_bytes() == hurt
+
+
+def test_2b_a_torn_tail_is_cut_behind_the_last_whole_batch_and_told(data: Path) -> None:
+    script = """
+import sys, pylog
+with pylog.open(sys.argv[1]) as engine:
+    engine.create_topic("t", partitions=1, durability="os")
+    for number in range(20):
+        engine.append("t", b"%d" % number * 100)
+    print("done")
+    sys.stdin.readline()
+"""
+    with Child(script, data) as child:
+        assert child.says() == "done"
+        child.kill()
+    (data / "topics" / "t" / "control").unlink()  # as on another boot
+    (last,) = segments(data, 0)
+    whole = last.read_bytes().rindex(b"19" * 100)
+    with last.open("r+b") as file:
+        file.seek(whole + 100)
+        file.write(bytes(200))
+    with pylog.open(data) as engine:
+        found = [record.value for record in engine.read("t")]
+        assert found == [b"%d" % number * 100 for number in range(19)]
+        (report,) = engine.recovery_reports()
+        assert (report.topic, report.partition, report.cut, report.log_end_offset) == ("t", 0, True, 19)
+        assert 200 < report.dropped_bytes < 400
+        assert report.damage == ()
+        assert engine.append("t", b"next").offset == 19
+    with pylog.open(data) as engine:
+        assert [record.value for record in engine.read("t")] == [*found, b"next"]
+        assert engine.recovery_reports() == []
 
 
 def test_a_lost_footer_loses_no_record(directory: Path) -> None:

@@ -47,7 +47,7 @@ def run_damage(
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_any_damage_gives_the_same_records_or_a_named_error_for_what_it_hit(
+def test_2c_any_damage_gives_the_same_records_or_a_named_error_for_what_it_hit(
     zygote: Zygote, sound: dict[str, str], tmp_path: Path, seed: int, part: int
 ) -> None:
     run_damage(zygote, sound, tmp_path, seed, range(part * 1250, (part + 1) * 1250), 110)

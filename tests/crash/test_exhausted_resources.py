@@ -112,7 +112,7 @@ def filled(disk: Path, room: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("pages", range(13))
-def test_a_full_disk_at_any_step_of_a_roll_is_told_and_passes(
+def test_2d_a_full_disk_at_any_step_of_a_roll_is_told_and_passes(
     zygote: Zygote, tmp_path: Path, disk: Path, pages: int
 ) -> None:
     account, other = open_account(Stage(zygote, tmp_path, directory=disk / "data"))

@@ -106,7 +106,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("point", "survivor"), CASES, ids=[f"{p}-{'one lives on' if s else 'all die'}" for p, s in CASES]
 )
-def test_a_worker_is_killed_anywhere_and_nothing_is_lost_or_comes_twice(
+def test_1c_a_worker_is_killed_anywhere_and_nothing_is_lost_or_comes_twice(
     zygote: Zygote, points: Failpoints, tmp_path: Path, point: str, survivor: bool
 ) -> None:
     world = World(zygote, points, tmp_path, point, survivor)

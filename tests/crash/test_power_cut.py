@@ -142,7 +142,7 @@ def zygote(tmp_path: Path, failpoint_build: Path, shim: Path) -> Iterator[Zygote
 
 
 @pytest.mark.parametrize("life", range(6))
-def test_a_power_cut_takes_nothing_that_was_synced_and_leaves_a_prefix(
+def test_2a_a_power_cut_takes_nothing_that_was_synced_and_leaves_a_prefix(
     zygote: Zygote, tmp_path: Path, rng: random.Random, life: int
 ) -> None:
     machine = Machine(zygote, tmp_path / "m", rng)

@@ -69,7 +69,7 @@ def cut_in_a_life(zygote: Zygote, place: Path, rng: random.Random, states: int, 
 
 
 @pytest.mark.parametrize("life", range(4))
-def test_a_power_cut_costs_redelivery_and_never_a_record(
+def test_2a_a_power_cut_costs_redelivery_and_never_a_record(
     zygote: Zygote, tmp_path: Path, rng: random.Random, life: int
 ) -> None:
     cut_in_a_life(zygote, tmp_path, rng, states=5, records=6000 if life == 3 else RECORDS)

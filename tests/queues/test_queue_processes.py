@@ -229,7 +229,7 @@ print(len(source.lease(1000)) + len(source.lease(1000)))
 """
 
 
-def test_a_full_disk_is_told_and_what_is_in_flight_is_finished_all_the_same(data: Path) -> None:
+def test_2d_a_full_disk_is_told_and_what_is_in_flight_is_finished_all_the_same(data: Path) -> None:
     with pylog.open(data) as engine:
         engine.append_many("jobs", [b"x"] * 1000)
         source = source_of(engine)
