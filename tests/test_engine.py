@@ -56,7 +56,10 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
     with pytest.raises(pylog.FormatError, match="note"):
         pylog.open(tmp_path)
+    with pytest.raises(pylog.FormatError, match="where a directory belongs"):
+        pylog.open(tmp_path / "note")
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
+    assert (tmp_path / "note").read_text() == "mine"
 
 
 def test_a_newer_format_is_refused(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,13 +63,18 @@ def test_reading_changes_nothing_at_all(data: Path) -> None:
     assert everything(data) == before
 
 
-def test_a_directory_without_write_permission_is_read(data: Path) -> None:
+def test_a_directory_without_write_permission_is_read_and_a_writer_is_told_so(data: Path) -> None:
     script = """
 import os, sys, pylog
 for user in (0, 65534):    # as root first, who may read what Python is installed in
     os.setuid(user)
     with pylog.open(sys.argv[1], read_only=True) as engine:
         print(os.getuid(), [record.value for record in engine.read("t", 0)], flush=True)
+for path, read_only in ((sys.argv[1], False), (sys.argv[2], True), (sys.argv[2], False)):
+    try:
+        pylog.open(path, read_only=read_only)
+    except (pylog.ReadOnlyError, PermissionError) as error:
+        print(type(error).__name__, "read_only=True" in str(error), flush=True)
 """
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
@@ -79,8 +85,13 @@ for user in (0, 65534):    # as root first, who may read what Python is installe
     for parent in data.parents:
         if parent.stat().st_uid == os.geteuid() and parent.stat().st_mode & 0o777 == 0o700:
             parent.chmod(0o711)
-    with Child(script, data) as child:
+    closed = data.parent / "closed"
+    shutil.copytree(data, closed)
+    closed.chmod(0o700)
+    with Child(script, data, closed) as child:
         assert [child.says(), child.says()] == ["0 [b'0']", "65534 [b'0']"]
+        assert child.says() == "ReadOnlyError True"
+        assert [child.says(), child.says()] == ["PermissionError False"] * 2    # it could not read it either
 
 
 def test_every_write_is_refused_by_name(reader: pylog.Engine) -> None:

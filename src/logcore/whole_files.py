@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from logcore.errors import (
     ConfigError,
@@ -57,16 +58,28 @@ def check_name(name: str, what: str) -> str:
 
 
 def clear_error(error: OSError, path: str) -> Exception:
-    """Return the error that a user shall see for `error` of a call on `path`; one of ours stays as it is."""
+    """Return the error that a user shall see for `error` of a call on `path`; one of ours stays as it is.
+
+    What may be read, but not be written, is a ReadOnlyError; what may not even be read, a PermissionError.
+    """
     if isinstance(error, PylogError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFullError(f"no room to write {path}: {error.strerror}", error.errno)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno != errno.EROFS and not _readable(path):
+            return PermissionError(error.errno, error.strerror, path)
         return ReadOnlyError(f"{path}: {error.strerror}; open with read_only=True, or change its permissions")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
+    if error.errno == errno.ENOTDIR:
+        return FormatError(f"{path}: a file or a symbolic link stands where a directory belongs")
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
         return FormatError(f"{path} is not a plain file ({error.strerror}); symbolic links are not followed")
     return OSError(error.errno, error.strerror, path)
+
+
+def _readable(path: str) -> bool:
+    # of a file that could not be made, its directory tells
+    return os.access(path if os.path.lexists(path) else Path(path).parent, os.R_OK)
 
 
 @contextmanager

@@ -105,3 +105,22 @@ def test_a_file_of_something_else_is_called_no_segment_and_not_corrupt(
     assert (code, out) == (ERROR, b"")
     assert "program.log is not a pylog segment" in err
     assert len(err.splitlines()) == 1
+
+
+def test_verify_takes_the_directory_and_no_topic_that_is_called_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for topic in ("data", "orders"):
+        assert main(["-C", "data", "create", topic]) == OK
+        assert main(["-C", "data", "put", topic, __file__]) == OK
+    assert main(["-C", "data", "verify"]) == OK
+    assert "of 2 partitions" in capsys.readouterr().err
+
+
+def test_verify_says_nothing_of_a_directory_of_a_newer_release(orders: Command, data: Path) -> None:
+    path = data / "format"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    code, _, err = orders("verify")
+    assert (code, len(err.splitlines())) == (ERROR, 1)
+    assert "needs a newer pylog" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from pylog.cli import ERROR, OK, USAGE
 def test_a_topic_is_created_listed_described_and_deleted(run: Command) -> None:
     assert run("create", "orders", "-p", "3", "-c", "segment_bytes=65536", "-c", "durability=os")[0] == OK
     assert run("create", "orders")[0] == ERROR
-    assert run("create", "orders", "-p", "3", "--if-not-exists")[0] == OK
+    code, _, said = run("create", "orders", "-p", "3", "--if-not-exists")
+    assert (code, said) == (OK, "found orders with 3 partitions\n")
     assert run("create", "orders", "-p", "4", "--if-not-exists")[0] == ERROR
     (listed,) = run.rows("topics")
     assert (listed["topic"], listed["partitions"], listed["records"]) == ("orders", 3, 0)
@@ -40,7 +42,10 @@ def test_a_topic_is_altered_after_its_plan_was_shown(run: Command) -> None:
         (described,) = run.rows("describe", "orders")
         assert described["partitions"] == partitions
     assert run.rows(*change) == []
-    assert run("alter", "orders", "-p", "2", "--execute")[0] == USAGE
+    for execute in ((), ("--execute",)):
+        code, _, said = run("alter", "orders", "-p", "2", "-c", "retention_ms=7", *execute)
+        assert (code, "none is taken away" in said) == (USAGE, True)
+    assert run.rows("describe", "orders")[0]["config"]["retention_ms"] == 1000  # type: ignore[index]
     assert run("alter", "orders", "-c", "retention_ms=long")[0] == USAGE
 
 
@@ -92,6 +97,17 @@ def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Comm
     assert out.decode().split("\t")[:3] == ["orders", "2", "0"]
     _, drawn, _ = orders("topics", terminal=True)
     assert "partitions" in drawn.decode()
+
+
+def test_a_narrow_terminal_breaks_no_word_of_a_table(data: Path, run: Command) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("orders", partitions=1)
+        engine.append_many("orders", [b"x"] * 12_345)
+    run.monkeypatch.setenv("COLUMNS", "20")
+    _, drawn, _ = run("verify", "orders", terminal=True)
+    words = re.sub(r"\x1b\[\d+m", "", drawn.decode()).split()
+    for word in ("checked", "segments", "batches", "records", "offset", "durable", "verdict", "12,345"):
+        assert word in words, drawn.decode()
 
 
 def test_bench_measures_and_leaves_nothing(data: Path, run: Command) -> None:

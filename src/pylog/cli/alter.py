@@ -39,8 +39,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
             if getattr(wanted, key) != value
         ]
         if args.partitions not in (None, before.partitions):
+            if args.partitions < before.partitions:
+                raise ConfigError(f"{args.topic} has {before.partitions} partitions: none is taken away")
             rows.insert(0, {"option": "partitions", "before": before.partitions, "after": args.partitions})
-            out.status(KEYS_MOVE)
+            if not args.execute:                    # the engine says so itself where it is done
+                out.status(KEYS_MOVE)
         if args.execute:
             if config:
                 engine.alter_topic(args.topic, **config)

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Create the topic and show what it became."""
     config: dict[str, Any] = dict(parse_config(text) for text in args.config)
     with open_engine(args.directory, write=True, create=True) as engine:
+        there = args.topic in engine.list_topics()
         try:
             topic = engine.create_topic(
                 args.topic,
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.json:
         out.json_line({"topic": topic.name, "uuid": topic.uuid, "partitions": topic.partitions})
     else:
-        out.status(f"created {topic.name} with {counted(topic.partitions, 'partition')}")
+        done = "found" if there else "created"
+        out.status(f"{done} {topic.name} with {counted(topic.partitions, 'partition')}")
     return 0
 
 

@@ -58,7 +58,7 @@ def ranges(
         starts = {p: start_of(text, beginnings[p], ends[p], timed.get(p)) for p in partitions}
         if all(starts[p] > ends[p] for p in partitions):
             raise OffsetOutOfRangeError(
-                f"offset {text} is behind the end, {max(ends.values())}",
+                f"offset {text} is beyond the end, {max(ends.values())}",
                 offset=int(text),
                 log_end_offset=max(ends.values()),
             )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 Row = Mapping[str, object]
@@ -161,14 +162,30 @@ def plain(value: object) -> str:
 def draw_table(rows: Sequence[Row], title: str, head: Head) -> None:
     """Draw a table on the terminal; nothing without rows."""
     from rich.console import Console
-    from rich.measure import Measurement
 
     if rows:
         console, table = Console(highlight=False), table_of(rows, title, head)
-        # more columns than fit: the terminal wraps the lines, as rich would leave words out
-        least = Measurement.get(console, console.options.update(max_width=MOST_COLUMNS), table).minimum
-        console.width = max(console.width, least)
+        fit(console, table)
         console.print(table)
+
+
+def fit(console: Console, table: Table) -> None:
+    """Give each column its longest word at least: rich would break words, or leave their ends out.
+
+    What does not fit the terminal even so is wrapped by the terminal.
+    """
+    from rich.measure import Measurement, measure_renderables
+
+    options = console.options.update(max_width=MOST_COLUMNS)
+    whole = Measurement.get(console, options, table).maximum
+    if whole <= console.width:
+        return
+    spans = [measure_renderables(console, options, [c.header, *c.cells]) for c in table.columns]
+    left = console.width - whole + sum(span.maximum - span.minimum for span in spans)
+    console.width -= min(left, 0)
+    for column, span in zip(table.columns, spans, strict=True):
+        column.width = min(span.maximum, span.minimum + max(left, 0))
+        left -= column.width - span.minimum
 
 
 def table_of(rows: Sequence[Row], title: str = "", head: Head = spaced) -> Table:

@@ -19,8 +19,11 @@ from logcore.segment_files import read_start
 from pylog.cli.findings import Finding
 from pylog.cli.places import partitions_of, segment_name, segments_of, topics_of
 from pylog.cli.segment_check import FIRST_BATCH, SegmentReport, check_segment
+from pylog.embedded.directory import check_format
 
 Done = Callable[[int], None]
+CRASH_LEFT_IT = "a crash left it, the next open cuts the log here"
+NEIGHBOURS_TELL = "a crash may have left it; whether it was on disk, only the segments behind this one tell"
 
 
 class PartitionReport:
@@ -44,10 +47,10 @@ class PartitionReport:
         """The log end offset, as far as it can be read."""
         return self.segments[-1].next_offset if self.segments else self.log_start_offset
 
-    def judge(self) -> None:
+    def judge(self, what_then: str = CRASH_LEFT_IT) -> None:
         """Judge what the segments lost, now that the durable mark is known."""
         for segment in self.segments:
-            self.findings += segment.judged(self.mark)
+            self.findings += segment.judged(self.mark, what_then)
 
     def as_row(self) -> dict[str, object]:
         """Return it as a row of a table."""
@@ -72,7 +75,7 @@ def check_single(path: Path, done: Done) -> PartitionReport:
     report.segments.append(segment)
     if segment.header is not None:
         report.log_start_offset = segment.header.base_offset
-    report.judge()
+    report.judge(NEIGHBOURS_TELL)
     done(path.stat().st_size)
     return report
 
@@ -230,10 +233,12 @@ def check_topic(directory: Path, done: Done) -> tuple[list[PartitionReport], lis
 
 
 def check_directory(directory: Path, done: Done) -> tuple[list[PartitionReport], list[Finding]]:
-    """Check a whole data directory."""
+    """Check a whole data directory; raises FormatError for one of a newer release."""
     findings: list[Finding] = []
     reports: list[PartitionReport] = []
-    read_object(directory / "format", ("format", "version", "features"), findings)
+    path = directory / "format"
+    if read_object(path, ("format", "version", "features"), findings) is not None:
+        check_format(path.read_bytes(), str(path))
     for topic in topics_of(directory):
         found, more = check_topic(topic, done)
         reports += found

@@ -72,6 +72,18 @@ def find_target(text: str, directory: str) -> Target:
     raise UnknownTopicError(f"{text}: no such file, and no topic of that name in {directory}")
 
 
+def data_directory(directory: str) -> Target:
+    """Return the data directory that the command works on, whatever its topics are called.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise ConfigError(f"there is no data directory at {path.absolute()}")
+    return Target(kind_of_directory(path), path)
+
+
 def has_segment_header(path: Path) -> bool:
     """Return whether a file begins as a segment does, at one of the two places at least."""
     with path.open("rb") as file:

@@ -77,14 +77,18 @@ class SegmentReport:
         """Note offsets that cannot be read, from where the last readable record ended."""
         self.lost.append(Lost(position, length, self.next_offset, next_offset, reason))
 
-    def judged(self, mark: int) -> list[Finding]:
-        """Return all findings, with what was lost named by the durable mark of the partition."""
+    def judged(self, mark: int, what_then: str) -> list[Finding]:
+        """Return all findings, with what was lost named by the durable mark of the partition.
+
+        Args:
+            what_then: What it means for records above the mark.
+        """
         found = list(self.findings)
         for lost in self.lost:
             kind, reason = "corrupt", lost.reason
             if lost.first_offset >= mark:
                 kind = "torn"
-                reason += "; above the durable mark: a crash left it, the next open cuts the log here"
+                reason += f"; above the durable mark: {what_then}"
             elif lost.first_offset == lost.next_offset:
                 kind, reason = "damaged", f"{reason}; no record is lost"
             where = (lost.position, lost.length, lost.first_offset, lost.next_offset)

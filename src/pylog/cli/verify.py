@@ -6,7 +6,7 @@ import argparse
 
 from pylog.cli.findings import Finding, exit_code
 from pylog.cli.output import Output, counted
-from pylog.cli.places import Target, all_segments, find_target
+from pylog.cli.places import Target, all_segments, data_directory, find_target
 
 NOTES = """\
 a finding is
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Check, print what was found, and repair where told to."""
     out.quiet = args.quiet
-    target = find_target(args.target or args.directory, args.directory)
+    target = find_target(args.target, args.directory) if args.target else data_directory(args.directory)
     findings = check(target, args, out)
     for finding in findings:
         if out.json:
