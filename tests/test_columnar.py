@@ -110,9 +110,11 @@ def test_polars_reads_a_batch_and_a_stream(engine: pylog.Engine) -> None:
 
 def test_duckdb_reads_a_stream(engine: pylog.Engine) -> None:
     fill(engine)
+    query = 'select count(*), max("offset"), sum("offset") from stream'
+    stream = batches(engine)
+    assert duckdb.sql(query).fetchall() == [(300, 299, 299 * 300 // 2)]
     stream = pyarrow.RecordBatchReader.from_stream(batches(engine))  # noqa: F841 - named in the SQL
-    (found,) = duckdb.sql('select count(*), max("offset"), sum("offset") from stream').fetchall()
-    assert found == (300, 299, 299 * 300 // 2)
+    assert duckdb.sql(query).fetchall() == [(300, 299, 299 * 300 // 2)]
 
 
 def test_each_pull_of_a_stream_may_come_from_another_thread(engine: pylog.Engine) -> None:

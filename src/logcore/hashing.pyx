@@ -106,10 +106,3 @@ def checksum_header(data: bytes, salt: int, position: int) -> int:
 def uses_native_xxh3() -> bool:
     """True where XXH3 runs at C speed, False where the xxhash package is called."""
     return native_xxh3 is not NULL
-
-
-def use_native_xxh3(wanted: bool) -> bool:
-    """Choose the C function or the package's (for tests of the fallback); return what is now in use."""
-    global native_xxh3
-    native_xxh3 = find_native_xxh3() if wanted else NULL
-    return native_xxh3 is not NULL
