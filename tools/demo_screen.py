@@ -21,6 +21,7 @@ class Screen:
         self.console = Console(highlight=False)
         self.names = carrier_names()
         self.begun = self.last_line = time.monotonic()
+        self.last_done = 0
         self.reads = ""
 
     @contextmanager
@@ -48,8 +49,8 @@ class Screen:
     def show(self, there: int, figures: Figures, done: int) -> None:
         """Show how far everybody is, who reads what, and whose flights are the latest."""
         if self.picture is None:
-            if time.monotonic() - self.last_line >= 2 or done == ROWS:
-                self.last_line = time.monotonic()
+            if time.monotonic() - self.last_line >= 2 or self.last_done < done == ROWS:
+                self.last_line, self.last_done = time.monotonic(), done
                 seconds = self.last_line - self.begun
                 self.say(f"{seconds:5.1f} s  {there:,} flights in the log, {done:,} counted")
             return
