@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.contest import Contest
 from benchmarks.suite import batched, commits, queueing, reading, rebalance, single, slow, transactions
-from benchmarks.suite.compacting import compacting
+from benchmarks.suite.compacting import compacting, key_map
 
 SIZES = (100, 1024)
 
@@ -51,7 +51,7 @@ def speed(extent: Extent) -> list[Contest]:
             slow.wake_up(size, extent.slow),
         ]
         found += [single.zstd(size, count), batched.zstd(size, count), reading.zstd(size, count)]
-    found.append(compacting(extent.records))
+    found += [key_map(extent.records), compacting(extent.records)]
     found.append(commits.commits(extent.records // 20, extent.slow))
     found += transactions.transactions(extent.slow)
     found += queueing.queueing(extent.records, extent.slow)

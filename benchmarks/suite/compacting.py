@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Contest, Contestant, Operation, Row, Timed, Timing
+from benchmarks.contest import Contest, Contestant, Goal, Operation, Row, Timed, Timing
 from benchmarks.suite.opening import TOPIC, data_directory, open_engine
 from benchmarks.workload import Workload, workload
+from logcore.key_map import KeyMap
 
 SEGMENT_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
+MAP_BYTES = 1 << 30
 
 
 @contextmanager
@@ -83,6 +85,51 @@ def copy(directory: Path, work: Workload) -> Iterator[Timed]:
             return timing(started, size)
 
         yield timed
+
+
+def map_keys(*, own_keys: bool) -> Operation:
+    """The first pass of compaction by itself: a map made, and each record's key put into it with its offset.
+
+    The batches were read and verified before.
+    """
+
+    @contextmanager
+    def operation(directory: Path, work: Workload) -> Iterator[Timed]:
+        with written(directory, work, own_keys=own_keys) as engine:
+            with engine.consumer(TOPIC, auto_offset_reset="earliest") as consumer:
+                batches = list(consumer.batches(timeout=0))
+
+            def timed() -> Timing:
+                started = time.perf_counter()
+                keys = KeyMap(work.count, MAP_BYTES)
+                for batch in batches:
+                    keys.put_batch(batch)
+                seconds = time.perf_counter() - started
+                return Timing(seconds, {"keys": keys.count})
+
+            yield timed
+
+    return operation
+
+
+def key_map(count: int) -> Contest:
+    """Few keys, whose entries stay in the cache, and a key for each record, whose entries are fetched."""
+    work = workload(100, count)
+    goal = Goal(least=15e6)
+    return Contest(
+        name="key map",
+        size=100,
+        codec="raw",
+        durability="-",
+        contestants=(
+            Contestant("few keys", map_keys(own_keys=False), work),
+            Contestant("a key each", map_keys(own_keys=True), work),
+        ),
+        rows=(
+            Row("compaction's key map, 10,000 keys", "few keys", goal=goal),
+            Row("compaction's key map, a key for each record", "a key each", goal=goal),
+        ),
+    )
 
 
 def compacting(count: int) -> Contest:
