@@ -4,8 +4,9 @@
 The append section holds the partition's robust lock and makes no Python call: stage the new end, write,
 publish the end by one release store. A batch below PWRITE_FROM is copied into the mapping, a larger one and
 one that is synced at once go by pwrite (faults cost more than the call: a first touch, or the first after a
-sync). Invariant: what `end` covers is whole, and an errno
-on the way leaves `end` and everything below it as they were.
+sync), and all of them where the file system copies on write, since only a call can say that the disk is full.
+Invariant: what `end` covers is whole, and an errno on the way leaves `end` and everything below it as they
+were.
 """
 
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -39,6 +40,25 @@ from logcore.errors import (
     ClosedError, DiskFullError, DurabilityError, LockTimeoutError, PylogError, ReadOnlyError,
     RecordTooLargeError,
 )
+
+cdef extern from *:
+    """
+    #include <linux/magic.h>
+    #include <sys/statfs.h>
+
+    #define PYLOG_ZFS 0x2fc12fc1
+    #define PYLOG_BCACHEFS 0xca451a4e
+
+    static int stores_need_space(int fd) {
+        struct statfs found;
+        if (fstatfs(fd, &found) != 0) return 0;
+        switch ((unsigned int) found.f_type) {
+            case BTRFS_SUPER_MAGIC: case PYLOG_ZFS: case PYLOG_BCACHEFS: return 1;
+            default: return 0;
+        }
+    }
+    """
+    bint stores_need_space(int fd) nogil     # copied on write: a store into a full disk is a SIGBUS
 
 cdef enum:
     PWRITE_FROM = 8 << 10
@@ -243,6 +263,7 @@ cdef class PartitionLog:
             close(fd)
             raise OSError(error, f"cannot map: {os.strerror(error)}", path)
         self.fd = fd
+        self.pwrite_from = 0 if stores_need_space(fd) else PWRITE_FROM
         self.map = <uint8_t*> mapping
         self.map_bytes = self.segment_bytes
         self.rolls_seen = self.slot.rolls
@@ -347,7 +368,7 @@ cdef class PartitionLog:
         cdef uint64_t behind_batch = position + length
         cdef uint8_t* place
         cdef int64_t newest
-        cdef bint by_pwrite = synced or length >= PWRITE_FROM
+        cdef bint by_pwrite = synced or length >= self.pwrite_from
         cdef int error = self.make_room(length)
         if error:
             return error
@@ -437,7 +458,7 @@ cdef class PartitionLog:
             if guard is not None and not self.guard_holds(guard):
                 guard.look()
                 continue
-            if length >= PWRITE_FROM:
+            if length >= self.pwrite_from:
                 with nogil:
                     result = self.write(batch, length, synced, base_offset, end)
             else:

@@ -127,6 +127,43 @@ def test_2d_a_full_disk_at_any_step_of_a_roll_is_told_and_passes(
     goes_on(account, other)
 
 
+@pytest.fixture
+def copying_disk(tmp_path: Path) -> Iterator[Path]:
+    """A small btrfs: what is written again there needs space again."""
+    image, place = tmp_path / "image", tmp_path / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    try:
+        for command in (["mkfs.btrfs", "-q", str(image)], ["mount", "-o", "loop", str(image), str(place)]):
+            subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no btrfs can be made and mounted here: {getattr(error, 'stderr', None) or error}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_2d_a_full_disk_that_copies_on_write_is_an_error_and_no_signal(
+    zygote: Zygote, tmp_path: Path, copying_disk: Path
+) -> None:
+    account, other = open_account(Stage(zygote, tmp_path, directory=copying_disk / "data"))
+    os.sync()  # what is stored again now is copied
+    ballast = copying_disk / "ballast"
+    with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(os.urandom(size))
+        file.write(bytes(4096))
+    refused = account.append_until_refused()
+    assert refused is not None and refused.kind == "DiskFullError", refused
+    account.check(other)
+    account.check(account.process)
+    ballast.unlink()
+    os.sync()
+    goes_on(account, other)
+
+
 @pytest.mark.parametrize("pages", range(4))
 def test_no_topic_is_half_made_on_a_full_disk(zygote: Zygote, tmp_path: Path, disk: Path, pages: int) -> None:
     account, other = open_account(Stage(zygote, tmp_path, directory=disk / "data"))

@@ -48,9 +48,9 @@ class Coordinator:
         self._registry = engine._registry
         self._offsets = offsets
         self._config = config
+        self._token = 0  # before anything can fail: __del__ asks for it
         self._files = GroupFiles(f"{engine.path}/groups/{offsets.group}/members", self._registry, create=True)
         self._forks = fork_count()
-        self._token = 0
         self._place = -1
         self._state = GroupState()
         self._revision = -1

@@ -10,7 +10,7 @@ import os
 import stat
 
 from logcore.whole_files import clear_error, make_directory, open_plain, place_file
-from pylog.embedded.filesystems import check_filesystem
+from pylog.embedded.filesystems import check_filesystem, write_in_place
 from pylog.errors import ConfigError, FormatError, UnsupportedError
 
 FORMAT_VERSION = 1
@@ -82,6 +82,7 @@ def begin(fd: int, root: str, make: bool) -> None:
         )
     if not make:
         raise FormatError(f"{root} is empty: there is no log to open")
+    write_in_place(fd)
     content = {"format": "pylog", "version": FORMAT_VERSION, "features": sorted(FEATURES)}
     place_file(fd, "format", json.dumps(content).encode() + b"\n", f"{root}/format")
 

@@ -6,9 +6,12 @@ system can do. Invariant: a type that is unknown here is allowed.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 from pylog.errors import UnsupportedError
@@ -19,6 +22,8 @@ NETWORK = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "9p", "gfs2", "ocfs2", "vboxsf")
 )
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_NOCOW_FL = 0x8008_6601, 0x4008_6602, 0x0080_0000
+"""As linux/fs.h has them for 64 bits: ioctl_iflags(2)."""
 OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -60,3 +65,15 @@ def check_filesystem(path: str) -> None:
         )
     if kind in IN_MEMORY:
         logger.warning("%s lies on %s: a reboot takes all of it, whatever durability says", path, kind)
+
+
+def write_in_place(fd: int) -> None:
+    """Have the files of a new directory overwritten in place where its file system would copy them (btrfs).
+
+    As `chattr +C` does. A store into mapped memory that needs space is a SIGBUS on a full disk, and offsets
+    and what processes share are stored so. Where the file system knows nothing of it (all others), nothing
+    happens.
+    """
+    with suppress(OSError):
+        (flags,) = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8)))
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags | FS_NOCOW_FL))
