@@ -125,7 +125,7 @@ cdef class KeyMap:
     """Room for the keys of `records` records, as far as `memory_bytes` allow. Raises MemoryError."""
 
     def __cinit__(self, records: int, memory_bytes: int):
-        # filled to three quarters at most: a key more than is there room for costs a pass more over all segments
+        # filled to three quarters at most: a key beyond that costs one more pass over all segments
         self.capacity = max(LEAST_CAPACITY, min(records * 4 // 3 + 4, memory_bytes // sizeof(key_entry_t)))
         self.most = self.capacity // 4 * 3
         self.entries = <key_entry_t*> calloc(self.capacity, sizeof(key_entry_t))

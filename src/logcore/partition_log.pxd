@@ -44,7 +44,7 @@ cdef class PartitionLog:
     cdef uint8_t* map                        # of the active segment, read-write, segment_bytes
     cdef uint64_t map_bytes
     cdef uint32_t rolls_seen
-    cdef uint32_t pwrite_from                # batches from so many bytes on go by pwrite, smaller ones by the map
+    cdef uint32_t pwrite_from                # of a batch: smaller ones go by the map
     # the thread that closes us, which alone may append from now on; 0: all may, NOBODY: it has closed us
     cdef unsigned long closed_by
     # what recovery found, for engine.recovery_reports(): a RecoveryReport's fields, or None
