@@ -201,11 +201,24 @@ def test_a_table_waits_no_longer_than_it_was_told(engine: pylog.Engine) -> None:
             table.wait_for(later, timeout=0.0)
 
 
+class Numbered(sqlite3.Cursor):
+    """Takes a sequence for `:1`, `:2`, as the modules of paramstyle "numeric" do."""
+
+    def execute(self, sql: str, values: Any = ()) -> Any:
+        named = {str(number): value for number, value in enumerate(values, 1)}
+        return super().execute(sql, named if ":1" in sql else values)
+
+
+class NumberedConnection(sqlite3.Connection):
+    def cursor(self, factory: Any = Numbered) -> Any:
+        return super().cursor(factory)
+
+
 def test_a_read_model_takes_connections_with_numbered_parameters(
     engine: pylog.Engine, store: EventStore, tmp_path: Path
 ) -> None:
     store.append("Account-a", Deposited(1))
-    with closing(sqlite3.connect(tmp_path / "read.db")) as db:
+    with closing(sqlite3.connect(tmp_path / "read.db", factory=NumberedConnection)) as db:
         model = pylog.ReadModel(engine, store, Balances(), db, paramstyle="numeric")
         model.catch_up()
         assert rows(db) == fold(store)

@@ -38,10 +38,20 @@ def idempotent(store: EffectStore) -> Callable[[Callable[[Delivery], object]], C
     return decorate
 
 
+class OwnConnection:
+    """The connection of one thread, closed with it: nobody else knows when a worker ends."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
 class SqliteEffects:
     """Effects in an SQLite database: handlers write through `connection`, and neither begin nor commit.
 
-    May be shared by threads; each has its own connection.
+    May be shared by threads; each has its own connection, which is closed when the thread ends.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0) -> None:
@@ -52,15 +62,20 @@ class SqliteEffects:
     @property
     def connection(self) -> sqlite3.Connection:
         """The calling thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
-            found.execute("PRAGMA journal_mode = WAL")
-            found.execute(
+        own: OwnConnection | None = getattr(self._local, "own", None)
+        if own is None:
+            # the last reference to it may go in any thread
+            own = OwnConnection(
+                sqlite3.connect(
+                    self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+                )
+            )
+            own.connection.execute("PRAGMA journal_mode = WAL")
+            own.connection.execute(
                 "CREATE TABLE IF NOT EXISTS pylog_effects (identity TEXT PRIMARY KEY) WITHOUT ROWID"
             )
-            self._local.connection = found
-        return found
+            self._local.own = own
+        return own.connection
 
     @contextmanager
     def once(self, identity: str) -> Iterator[bool]:
@@ -76,8 +91,5 @@ class SqliteEffects:
         connection.execute("COMMIT")
 
     def close(self) -> None:
-        """Close the calling thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is not None:
-            found.close()
-            self._local.connection = None
+        """Close the calling thread's connection; another use opens a new one."""
+        self._local.own = None
