@@ -144,3 +144,20 @@ def test_any_records_go_through_cat_and_put_without_loss(
     assert printed.count(b"\n") == len(records)
     assert copy("put", "-J", stdin=printed)[0] == OK
     assert copy("cat", "any", "-e", "-J")[1] == printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("orders", "{}", "-k", "x"),
+        ("orders", "-k", "x", "{}"),
+        ("-k", "x", "orders", "{}"),
+        ("-k", "x", "orders", "--", "{}"),
+    ],
+)
+def test_options_stand_anywhere_among_the_arguments(
+    orders: Command, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "lines").write_bytes(b"a\nb\n")
+    code, _, said = orders("put", *(text.format(tmp_path / "lines") for text in arguments))
+    assert (code, said) == (OK, "2 records, 4 bytes\n")
