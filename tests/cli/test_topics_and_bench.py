@@ -97,6 +97,10 @@ def test_tables_are_tab_separated_on_a_pipe_and_drawn_on_a_terminal(orders: Comm
     assert out.decode().split("\t")[:3] == ["orders", "2", "0"]
     _, drawn, _ = orders("topics", terminal=True)
     assert "partitions" in drawn.decode()
+    _, out, _ = orders("describe", "orders")
+    assert b"fixed_partitions\tfalse\n" in out
+    _, drawn, _ = orders("describe", "orders", terminal=True)
+    assert b"fixed_partitions" in drawn and b"\t" not in drawn
 
 
 def test_a_narrow_terminal_breaks_no_word_of_a_table(data: Path, run: Command) -> None:

@@ -6,7 +6,7 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from pylog.cli.output import Output, shown
+from pylog.cli.output import Output, plain, shown
 from pylog.cli.places import open_engine, segments_of, stored_bytes
 from pylog.engine import Engine
 from pylog.errors import UnknownGroupError
@@ -45,10 +45,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.json:
         out.json_line({**facts, "config": topic.config.as_dict(), "partition_list": partitions})
         return 0
-    for name, value in {**facts, **topic.config.as_dict()}.items():
-        out.line(f"{name}\t{shown(value)}")
-    if out.on_terminal:
-        out.line("")
+    options = {**facts, **topic.config.as_dict()}
+    out.rows([{"option": name, "value": plain(shown(value))} for name, value in options.items()])
     out.rows(partitions)
     return 0
 
