@@ -10,6 +10,7 @@ import pytest
 from children import Child
 
 import pylog
+from pylog.cli import CORRUPT, main
 from pylog.engine import Engine
 from pylog.errors import CorruptionError, FormatError
 
@@ -218,3 +219,26 @@ def test_a_pipe_in_the_place_of_a_file_stops_nobody(directory: Path, name: str) 
         else:
             with pytest.raises((CorruptionError, FormatError), match="not a plain file"):
                 list(offsets(engine, 0))
+
+
+LINKED = ["topics", "topics/t", "topics/t/0", f"topics/t/0/{0:020d}.log", "topics/t/topic.json"]
+
+
+@pytest.mark.parametrize(
+    ("place", "read_only"),
+    [*((place, read_only) for place in LINKED for read_only in (False, True)), ("topics/t/0/start", False)],
+)
+def test_no_symbolic_link_is_followed_and_verify_names_it(
+    directory: Path, place: str, read_only: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, elsewhere = directory / place, directory.parent / "elsewhere"
+    if place.endswith("start"):
+        with pylog.open(directory) as engine:
+            engine.delete_records("t", 0, 1)
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert main(["-C", str(directory), "verify"]) == CORRUPT
+    assert str(path) in capsys.readouterr().out
+    with pytest.raises((CorruptionError, FormatError), match=r"link|plain file"):
+        with pylog.open(directory, read_only=read_only) as engine:
+            list(offsets(engine, 0))

@@ -17,7 +17,7 @@ import json
 import os
 import struct
 
-from logcore.whole_files import make_directory, write_unfinished
+from logcore.whole_files import clear_error, make_directory, write_unfinished
 
 REDO_DIRECTORY = "redo"
 MOST_DESCRIBED = 64 << 20
@@ -41,6 +41,8 @@ cdef class RedoFile:
         except FileNotFoundError:
             make_directory(f"{root}/{REDO_DIRECTORY}")
             self.directory = os.open(f"{root}/{REDO_DIRECTORY}", flags)
+        except OSError as error:
+            raise clear_error(error, f"{root}/{REDO_DIRECTORY}") from None
 
     def __dealloc__(self):
         if self.directory >= 0:

@@ -34,7 +34,7 @@ from logcore.sync cimport close_files, drop_files, is_noted, keep_files, sync_du
 
 import os
 
-from logcore.errors import ClosedError, ConfigError, RecordTooLargeError
+from logcore.errors import ClosedError, ConfigError, FormatError, RecordTooLargeError
 
 cdef enum:
     STACK_BATCH = 4096                   # a single record up to this is encoded on the stack
@@ -187,6 +187,9 @@ cdef class TopicLog:
             return <PartitionLog> cached
         if self.closed_by not in (0, PyThread_get_thread_ident()):
             raise ClosedError(f"topic {self.name!r} was closed")
+        directory = f"{self.directory}/{partition}"
+        if os.path.islink(directory):                  # of its files only the last name is opened unfollowed
+            raise FormatError(f"{directory} is a symbolic link; those in a data directory are not followed")
         log = PartitionLog()
         log.closed_by = self.closed_by
         log.control = self.control
@@ -194,7 +197,7 @@ cdef class TopicLog:
         log.sync = &self.sync_state
         log.service = self.service
         log.topic, log.partition = self.name, partition
-        log.directory = f"{self.directory}/{partition}"
+        log.directory = directory
         log.uuid = self.uuid
         log.read_only = self.read_only
         log.segment_bytes = self.segment_bytes

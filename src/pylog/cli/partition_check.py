@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from logcore.errors import CorruptionError
+from logcore.errors import CorruptionError, FormatError
 from logcore.hashing import checksum_header, xxh3_64
 from logcore.segment_files import read_start
 from pylog.cli.findings import Finding
@@ -22,6 +22,7 @@ from pylog.cli.segment_check import FIRST_BATCH, SegmentReport, check_segment
 from pylog.embedded.directory import check_format
 
 Done = Callable[[int], None]
+LINK = "it is a symbolic link, which is not followed"
 CRASH_LEFT_IT = "a crash left it, the next open cuts the log here"
 NEIGHBOURS_TELL = "a crash may have left it; whether it was on disk, only the segments behind this one tell"
 
@@ -85,8 +86,9 @@ def check_partition(directory: Path, topic: dict[str, Any] | None, done: Done) -
     report = PartitionReport(f"{directory.absolute().parent.name}-{directory.name}")
     try:
         report.log_start_offset = report.deleted_before = read_start(str(directory)).log_start_offset
-    except (CorruptionError, OSError) as error:
+    except (CorruptionError, FormatError, OSError) as error:
         report.findings.append(Finding("corrupt", str(directory / "start"), str(error)))
+    find_links(directory, lambda path: segment_name(path) is not None, report.findings)
     checked = []
     for path in segments_of(directory):
         checked.append(check_segment(path))
@@ -198,9 +200,19 @@ def close_gap(segment: SegmentReport, report: PartitionReport) -> None:
 # ---- above the partitions -----------------------------------------------------------------------
 
 
+def find_links(directory: Path, ours: Callable[[Path], bool], findings: list[Finding]) -> None:
+    """Name the symbolic links in the place of something of ours: what they lead to is not looked at."""
+    if directory.is_dir():
+        found = sorted(path for path in directory.iterdir() if path.is_symlink() and ours(path))
+        findings.extend(Finding("corrupt", str(path), LINK) for path in found)
+
+
 def read_object(path: Path, keys: tuple[str, ...], findings: list[Finding]) -> dict[str, Any] | None:
     """Return the JSON object of a small file, None (and a finding) where it is none with these keys."""
     try:
+        if path.is_symlink():
+            findings.append(Finding("corrupt", str(path), LINK))
+            return None
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         findings.append(Finding("corrupt", str(path), "the file is missing"))
@@ -228,6 +240,7 @@ def check_topic(directory: Path, done: Done) -> tuple[list[PartitionReport], lis
     topic = read_object(path, ("name", "uuid", "partitions", "config", "checksum"), findings)
     if topic is not None and topic["checksum"] != checksum_of(topic):
         findings.append(Finding("corrupt", str(path), "its checksum does not fit"))
+    find_links(directory, lambda path: path.name.isdecimal(), findings)
     reports = [check_partition(partition, topic, done) for partition in partitions_of(directory)]
     return reports, findings
 
@@ -239,6 +252,10 @@ def check_directory(directory: Path, done: Done) -> tuple[list[PartitionReport],
     path = directory / "format"
     if read_object(path, ("format", "version", "features"), findings) is not None:
         check_format(path.read_bytes(), str(path))
+    topics = directory / "topics"
+    find_links(directory, lambda path: path == topics, findings)
+    if not topics.is_symlink():
+        find_links(topics, lambda path: not path.name.startswith("."), findings)
     for topic in topics_of(directory):
         found, more = check_topic(topic, done)
         reports += found

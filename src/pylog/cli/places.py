@@ -103,7 +103,8 @@ def kind_of_directory(path: Path) -> str:
 
 def topics_of(directory: Path) -> list[Path]:
     """Return the directories of all topics."""
-    return plain_directories(directory / "topics")
+    topics = directory / "topics"
+    return [] if topics.is_symlink() else plain_directories(topics)
 
 
 def partitions_of(topic: Path) -> list[Path]:

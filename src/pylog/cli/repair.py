@@ -32,6 +32,8 @@ from pylog.cli.segment_check import (
 from pylog.errors import LockTimeoutError
 
 MARK_BYTES = 64
+DROPPED = "the next open drops what is torn"
+LEFT = "what is torn stays as it is, since this file alone does not tell whether it was on disk"
 
 
 class Patch(NamedTuple):
@@ -58,7 +60,7 @@ def repair(target: Target, findings: list[Finding], out: Output, *, execute: boo
     planned = {str(plan.path) for plan in plans}
     for finding in findings:
         if finding.kind == "torn":
-            out.status(f"{finding.path}: the next open drops what is torn")
+            out.status(f"{finding.path}: {LEFT if target.kind == 'segment' else DROPPED}")
         elif finding.kind != "note" and finding.path not in planned:
             out.status(f"{finding.path}: cannot be repaired: {finding.reason}")
     if not plans or not execute:
