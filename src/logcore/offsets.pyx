@@ -135,7 +135,7 @@ cdef class OffsetTable:
             self.check_generation(partition, generation)
             if self.newest(partition, &found) == NEITHER:
                 found.offset, found.epoch, found.generation, found.metadata_bytes = -1, 0, 0, 0
-            if found.generation != generation or found.version == 0:
+            if (found.generation != generation or found.version == 0) and not planted("takeover_not_fenced"):
                 metadata = self.metadata_of(partition, &found)
                 self.store(partition, found.offset, found.epoch, generation, metadata or b"")
         finally:
@@ -199,7 +199,7 @@ cdef class OffsetTable:
                 # metadata before what names it
                 if self.metadata_fd >= 0 and fdatasync(self.metadata_fd) != 0:
                     code = EIO
-                elif fdatasync(self.fd) != 0:
+                elif not planted("commit_not_synced") and fdatasync(self.fd) != 0:
                     code = EIO
                 if code:
                     self.shared.poisoned = code

@@ -13,13 +13,14 @@ from logcore.format cimport *
 from logcore.offset_copies cimport offset_copy_t
 from logcore.offsets cimport OffsetTable
 from logcore.partition_log cimport PartitionLog
+from logcore.scan cimport SegmentScan
 from logcore.topic_log cimport TopicLog
 
 import os
 
 from logcore.errors import CorruptionError
 from logcore.redo_file import REDO_DIRECTORY, pending_records
-from logcore.scan import parse_segment_header
+from logcore.scan import ScannedBatch, parse_segment_header
 
 
 def write_pending(PartitionLog log) -> None:
@@ -80,7 +81,7 @@ cdef bint store_again(OffsetTable table, dict part) except -1:
     cdef int kept
     table.check_partition(part["partition"])
     kept = table.newest(part["partition"], &found)
-    if kept >= 0 and found.version > <uint64_t> part["version"]:
+    if kept >= 0 and found.version > <uint64_t> part["version"] and not planted("redo_offset_goes_back"):
         return False
     table.put(
         part["partition"], kept, <uint64_t> part["version"] + 1, part["offset"], part["epoch"],
@@ -94,6 +95,15 @@ def mend(TopicLog topic, partition: int) -> None:
     cdef PartitionLog log = topic.log(topic.check_partition(partition))
     log.take_lock()
     log.control.unlock(log.partition)
+
+
+def transaction_of(SegmentScan scan, batch: ScannedBatch) -> bytes | None:
+    """The id of the transaction that a scanned batch is a part of; None where it is of none."""
+    cdef uint32_t attributes = batch.attributes
+    if not attributes & ATTR_BLOCK_TRANSACTION or planted("redo_applied_twice"):
+        return None
+    block = batch.position + block_position(attributes, ATTR_BLOCK_TRANSACTION)
+    return scan.read(block, BLOCK_TRANSACTION_BYTES)
 
 
 def append_again(TopicLog topic, partition: int, batch: bytes) -> int:

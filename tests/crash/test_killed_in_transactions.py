@@ -206,3 +206,49 @@ def test_who_is_told_by_a_lock_writes_the_dead_owners_part_before_its_own_record
         zygote.start(f"{job}:transform", directory=data).wait_killed_or_done()
         points.disarm("append.staged")
         assert zygote.run(f"{job}:append_behind", directory=data) == order
+
+
+@pytest.mark.parametrize(("bug", "output"), [("", [0, 1, 2]), ("redo_applied_twice", [0, 1, 2, 2])])
+def test_a_part_that_was_appended_is_not_appended_again_by_who_finishes(
+    tmp_path: Path, failpoint_build: Path, points: Failpoints, bug: str, output: list[int]
+) -> None:
+    data, job = tmp_path / "data", "test_killed_in_transactions"
+    paths, environment = [failpoint_build, Path(__file__).parent], {"PYLOG_PLANTED_BUG": bug}
+    with Zygote(tmp_path / "jobs", paths, points.environment | environment) as zygote:
+        zygote.run(f"{job}:create", directory=data, durability="os")
+        points.reset()
+        points.arm("transaction.applied", failpoints.KILL, at=3)
+        zygote.start(f"{job}:transform", directory=data).wait_killed_or_done()
+        points.disarm("transaction.applied")
+        assert zygote.run(f"{job}:found", directory=data) == {"committed": 3, "outputs": [output] * 2}
+
+
+def commit_behind(directory: str, victim_done: str) -> int | None:
+    """Stand in the group's partition while a transaction's owner dies, commit behind it, then finish it."""
+    import time
+
+    import pylog
+
+    with pylog.open(directory) as engine, engine.consumer(group="g") as consumer:
+        consumer.assign([("in", 0)])
+        while not Path(victim_done).exists():
+            time.sleep(0.01)
+        consumer.commit({("in", 0): 7})
+        return consumer.committed(("in", 0))  # which finishes what the dead left
+
+
+@pytest.mark.parametrize(("bug", "committed"), [("", 7), ("redo_offset_goes_back", 3)])
+def test_finishing_a_transaction_moves_no_later_commit_back(
+    tmp_path: Path, failpoint_build: Path, points: Failpoints, bug: str, committed: int
+) -> None:
+    data, done, job = tmp_path / "data", tmp_path / "done", "test_killed_in_transactions"
+    paths, environment = [failpoint_build, Path(__file__).parent], {"PYLOG_PLANTED_BUG": bug}
+    with Zygote(tmp_path / "jobs", paths, points.environment | environment) as zygote:
+        zygote.run(f"{job}:create", directory=data, durability="os")
+        later = zygote.start(f"{job}:commit_behind", directory=data, victim_done=done)
+        points.reset()
+        points.arm("transaction.applied", failpoints.KILL, at=3)
+        zygote.start(f"{job}:transform", directory=data).wait_killed_or_done()
+        points.disarm("transaction.applied")
+        done.touch()
+        assert later.result() == committed

@@ -196,6 +196,25 @@ def a_generation_that_is_over_commits_nothing(trial: Trial) -> None:
     assert found == ["FencedError", 5], f"I12: {found}"
 
 
+def left_on_disk(trial: Trial, job: str, look: str) -> Any:
+    """What `look` finds after `job`, which kills itself, and then the power went."""
+    jobs, stage = "faults.group_dangers", trial.stage
+    child = trial.zygote.start(f"{jobs}:{job}", directory=stage.directory, environment=stage.environment)
+    assert child.wait() == signal.SIGKILL
+    stage = trial.power_goes()
+    return trial.zygote.run(f"{jobs}:{look}", directory=stage.directory, environment=stage.environment)
+
+
+def a_synced_commit_survives_a_power_cut(trial: Trial) -> None:
+    found = left_on_disk(trial, "commit_and_die", "committed")
+    assert found == 2, f"I10: committed was 2, synced, and is {found}"
+
+
+def what_was_compacted_survives_a_power_cut(trial: Trial) -> None:
+    found = left_on_disk(trial, "compact_and_die", "last_values")
+    assert found == {"0": 39, "1": 37, "2": 38}, f"I14: {found}"
+
+
 def an_older_holder_of_a_producer_id_is_fenced(trial: Trial) -> None:
     older, newer = trial.stage.process("older"), trial.stage.process("newer")
     older.do("open_producer")
@@ -243,6 +262,9 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "retry_failed_sync": (a_failed_sync_is_an_error, "called good"),
     "poison_forgotten": (a_failed_sync_stops_every_process, "was taken"),
     "commit_not_fenced": (a_generation_that_is_over_commits_nothing, "I12"),
+    "takeover_not_fenced": (a_generation_that_is_over_commits_nothing, "I12"),
+    "commit_not_synced": (a_synced_commit_survives_a_power_cut, "I10"),
+    "rewrite_not_synced": (what_was_compacted_survives_a_power_cut, "I14"),
     "guard_trusts_the_past": (of_two_who_claim_a_key_one_wins, "two were first"),
     "producer_not_fenced": (an_older_holder_of_a_producer_id_is_fenced, "I12"),
 }
@@ -259,7 +281,13 @@ def zygote(
 
 def test_every_bug_that_is_planted_has_its_check() -> None:
     # in test_killed_in_transactions.py, test_transaction_chaos.py, test_power_cut_in_transactions.py
-    elsewhere = {"redo_not_applied", "redo_offset_not_stored", "redo_not_synced"}
+    elsewhere = {
+        "redo_not_applied",
+        "redo_applied_twice",
+        "redo_offset_not_stored",
+        "redo_offset_goes_back",
+        "redo_not_synced",
+    }
     assert names_in_source(PLANTED) == set(CHECKS) | elsewhere
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from logcore.deliveries import DeliveryTable
 from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
-from logcore.redo import append_again, commit_again, mend
+from logcore.redo import append_again, commit_again, mend, transaction_of
 from logcore.redo_file import REDO_DIRECTORY, decode_owner, decode_record
 from logcore.scan import ScannedBatch, SegmentScan
 from logcore.segment_files import list_segments, read_start
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from pylog.embedded.opened import OpenDirectory
 
 logger = logging.getLogger("pylog")
-
-MAX_TIMESTAMP_BLOCK, PRODUCER_BLOCK, TRANSACTION_BLOCK = 1 << 16, 1 << 17, 1 << 18
-"""Attribute bits of a batch header, as docs/FORMAT.md section 4 numbers them."""
-BATCH_HEADER_BYTES = 64
 
 
 # ---- what waits for the disk --------------------------------------------------------------------------
@@ -319,17 +315,8 @@ def _is_in(log: TopicLog, part: dict[str, Any], transaction: bytes) -> bool:
         scan = SegmentScan(segment.path)
         try:
             for entry in scan.entries(verify_bodies=False):
-                if isinstance(entry, ScannedBatch) and _transaction_of(scan, entry) == transaction:
+                if isinstance(entry, ScannedBatch) and transaction_of(scan, entry) == transaction:
                     return entry.base_offset < end
         finally:
             scan.close()
     return False
-
-
-def _transaction_of(scan: SegmentScan, batch: ScannedBatch) -> bytes | None:
-    if not batch.attributes & TRANSACTION_BLOCK:
-        return None
-    at = batch.position + BATCH_HEADER_BYTES
-    at += 8 if batch.attributes & MAX_TIMESTAMP_BLOCK else 0
-    at += 32 if batch.attributes & PRODUCER_BLOCK else 0
-    return scan.read(at, 16)
