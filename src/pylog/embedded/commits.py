@@ -73,7 +73,7 @@ class GroupOffsets:
         return None if found is None else OffsetAndMetadata(found[0], found[2] or b"")
 
     def store(
-        self, commits: Iterable[StoredCommit], held: Mapping[TopicPartition, int] | None
+        self, commits: Iterable[StoredCommit], held: Mapping[Any, int] | None
     ) -> list[OffsetTable]:
         """Commit: seen by all processes on return.
 
@@ -92,7 +92,10 @@ class GroupOffsets:
             table = self._tables.get(name)
             if table is None or table.topic_uuid != log.uuid or partition >= table.partitions:
                 table = self.table(log)
-            generation = self._generation(table, name, partition, held)
+            if held is None:
+                generation = self._generation_of_nobody(table, partition)
+            else:
+                generation = held.get((name, partition), -1)  # equal to a TopicPartition, and quicker to make
             try:
                 if generation < 0:
                     raise FencedError(f"{name}-{partition} is not this consumer's to commit")
@@ -121,14 +124,9 @@ class GroupOffsets:
 
     def generation(self, commit: Commit, held: Mapping[TopicPartition, int] | None) -> int:
         """Return the generation with which a partition is committed; -1 where it is another member's."""
-        return self._generation(self.table(commit.log), commit.log.name, commit.partition, held)
-
-    def _generation(
-        self, table: OffsetTable, topic: str, partition: int, held: Mapping[Any, int] | None
-    ) -> int:
         if held is None:
-            return self._generation_of_nobody(table, partition)
-        return held.get((topic, partition), -1)  # equal to a TopicPartition, and quicker to make
+            return self._generation_of_nobody(self.table(commit.log), commit.partition)
+        return held.get(TopicPartition(commit.log.name, commit.partition), -1)
 
     def _generation_of_nobody(self, table: OffsetTable, partition: int) -> int:
         """Return what who is in no group commits with: possible while the group has no living member."""

@@ -6,9 +6,9 @@ yet is never behind a position.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from datetime import datetime
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from logcore.processes import fork_count
@@ -45,7 +45,7 @@ class PositionedReader:
             raise ClosedError("the consumer was closed")
         if self._forks != fork_count():
             raise ClosedError("the consumer was inherited through a fork: open one in the child")
-        thread = threading.get_ident()
+        thread = get_ident()
         if self._thread != thread:
             if self._thread is not None:
                 raise UnsupportedError("a consumer belongs to the thread that used it first: use one each")
@@ -53,7 +53,7 @@ class PositionedReader:
 
     def _let_go(self) -> None:
         """Belong to the thread that comes next, where this one has the consumer."""
-        if self._thread == threading.get_ident():
+        if self._thread == get_ident():
             self._thread = None
 
     # ---- what is read -----------------------------------------------------------------------------------
