@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.contest import Contest
-from benchmarks.suite import batched, commits, queueing, reading, rebalance, single, slow, transactions
+from benchmarks.suite import (
+    batched,
+    commits,
+    events,
+    queueing,
+    reading,
+    rebalance,
+    single,
+    slow,
+    transactions,
+)
 from benchmarks.suite.compacting import compacting, key_map
 
 SIZES = (100, 1024)
@@ -55,6 +65,7 @@ def speed(extent: Extent) -> list[Contest]:
     found.append(commits.commits(extent.records // 20, extent.slow))
     found += transactions.transactions(extent.slow)
     found += queueing.queueing(extent.records, extent.slow)
+    found += events.events(extent.records // 5, extent.slow)
     found += [rebalance.rebalancing(members, extent.slow) for members in rebalance.KILLS]
     return found
 
