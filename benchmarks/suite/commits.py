@@ -6,19 +6,20 @@ A row is the time of one commit; its note is commits a second. Each writes both 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from benchmarks.contest import Contest, Contestant, Goal, Operation, Row, Timed, Timing
 from benchmarks.suite.opening import TOPIC, TopicShape, engine_with_topic
 from benchmarks.workload import Workload, workload
 
 Durability = Literal["os", "sync"]
+Method = Literal["commit", "commit_async"]
 
 
-def committing(durability: Durability, commit: Callable[[Any], None], partitions: int = 1) -> Operation:
+def committing(durability: Durability, method: Method, partitions: int = 1) -> Operation:
     """One poll, then as many commits as there are records, by the only member of a group; the last waits."""
 
     @contextmanager
@@ -27,13 +28,13 @@ def committing(durability: Durability, commit: Callable[[Any], None], partitions
         with engine_with_topic(directory, shape) as engine:
             engine.append_many(TOPIC, work.values)
             with engine.consumer(TOPIC, group="g", auto_offset_reset="earliest") as consumer:
-
                 consumer.poll(1)
+                commit = getattr(consumer, method)
 
                 def timed() -> Timing:
                     started = time.perf_counter()
                     for _ in range(work.count):
-                        commit(consumer)
+                        commit()
                     consumer.commit()
                     seconds = (time.perf_counter() - started) / (work.count + 1)
                     return Timing(seconds, {"per_second": 1 / seconds})
@@ -41,16 +42,6 @@ def committing(durability: Durability, commit: Callable[[Any], None], partitions
                 yield timed
 
     return operation
-
-
-def positions(consumer: Any) -> None:
-    """What was polled so far."""
-    consumer.commit()
-
-
-def positions_async(consumer: Any) -> None:
-    """What was polled so far, without waiting for the disk."""
-    consumer.commit_async()
 
 
 def commits(count: int, slow: float) -> Contest:
@@ -62,11 +53,11 @@ def commits(count: int, slow: float) -> Contest:
         codec="raw",
         durability="os, sync",
         contestants=(
-            Contestant("os", committing("os", positions), many),
-            Contestant("os, async", committing("os", positions_async), many),
-            Contestant("os, 4 partitions", committing("os", positions, partitions=4), many),
-            Contestant("sync", committing("sync", positions), few),
-            Contestant("sync, async", committing("sync", positions_async), few),
+            Contestant("os", committing("os", "commit"), many),
+            Contestant("os, async", committing("os", "commit_async"), many),
+            Contestant("os, 4 partitions", committing("os", "commit", partitions=4), many),
+            Contestant("sync", committing("sync", "commit"), few),
+            Contestant("sync, async", committing("sync", "commit_async"), few),
         ),
         rows=(
             Row("commit(), 1 partition, os", "os", None, Goal(most=1)),
