@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
-from pylog.correlation import CORRELATION_ID, Correlation, correlation_of, current
+from pylog.correlation import Correlation, correlation_of, current
 from pylog.errors import SerializationError
 from pylog.records import Record, RecordId
 from pylog.serdes import MessageTypes
@@ -21,10 +19,13 @@ from pylog.serdes import MessageTypes
 TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema", "event_metadata"
 
 Metadata = Mapping[str, Any]
+Headers = list[tuple[str, bytes | None]]
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One event of a stream."""
+class Event:
+    """One event of a stream. What is told of it, but for its data, is made when it is asked for."""
+
+    __slots__ = ("_headers", "_record", "data", "schema_version", "stream", "type", "version")
 
     stream: str
     version: int
@@ -32,14 +33,44 @@ class Event(msgspec.Struct, frozen=True):
     type: str
     data: Any
     """The event itself, upcast to the version that the program knows."""
-    timestamp: int
-    """Nanoseconds since 1970."""
-    record_id: RecordId
-    """Where it stands: also what a read model's wait_for() takes."""
-    schema_version: int = 1
+    schema_version: int
     """Of the event as it was written."""
-    metadata: Metadata = msgspec.field(default_factory=dict)
-    correlation: Correlation | None = None
+
+    def __init__(
+        self, record: Record, headers: Headers, stream: str, version: int, kind: str, schema: int, data: Any
+    ) -> None:
+        self._record = record
+        self._headers = headers
+        self.stream = stream
+        self.version = version
+        self.type = kind
+        self.schema_version = schema
+        self.data = data
+
+    @property
+    def timestamp(self) -> int:
+        """Nanoseconds since 1970."""
+        return self._record.timestamp
+
+    @property
+    def record_id(self) -> RecordId:
+        """Where it stands: also what a read model's wait_for() takes."""
+        return RecordId(self._record.topic, self._record.partition, self._record.offset)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What was kept with it. Raises SerializationError where that is no JSON object."""
+        stored = dict(self._headers).get(METADATA)
+        try:
+            found: Metadata = json.loads(stored) if stored else {}
+        except ValueError as error:
+            raise _no_event(self._record, f"metadata: {error}") from error
+        return found
+
+    @property
+    def correlation(self) -> Correlation | None:
+        """The ids that it was written under, None without."""
+        return correlation_of(self._headers)
 
     @property
     def time(self) -> datetime:
@@ -54,7 +85,15 @@ class Event(msgspec.Struct, frozen=True):
     @property
     def event_id(self) -> str:
         """Its name in the whole log, which is the causation id of what it causes."""
-        return id_of(self.record_id)
+        return id_of(self._record)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._record == other._record and self.data == other.data
+
+    __hash__ = None  # type: ignore[assignment]  # its data may be anything
+
+    def __repr__(self) -> str:
+        return f"Event({self.stream!r}, {self.version}, {self.data!r}, {self.event_id})"
 
 
 def id_of(place: RecordId | Record) -> str:
@@ -69,9 +108,9 @@ def category_of(stream: str) -> str:
 
 def encode_events(
     types: MessageTypes, events: Sequence[Any], first_version: int, metadata: Metadata | None
-) -> tuple[list[bytes], list[list[tuple[str, bytes | None]]]]:
+) -> tuple[list[bytes], list[Headers]]:
     """Return the values and headers of events that follow each other in a stream."""
-    common: list[tuple[str, bytes | None]] = []
+    common: Headers = []
     if metadata:
         try:
             common.append((METADATA, json.dumps(metadata, separators=(",", ":")).encode()))
@@ -83,7 +122,7 @@ def encode_events(
     values, headers = [], []
     for version, event in enumerate(events, first_version):
         name, schema, value = types.encode(event)
-        own: list[tuple[str, bytes | None]] = [(TYPE, name.encode()), (VERSION, b"%d" % version)]
+        own: Headers = [(TYPE, name.encode()), (VERSION, b"%d" % version)]
         if schema != 1:
             own.append((SCHEMA, b"%d" % schema))
         values.append(value)
@@ -117,25 +156,21 @@ def data_of(types: MessageTypes, record: Record) -> Any:
 
 def decode_event(types: MessageTypes, record: Record) -> Event:
     """Return the event that a record holds, with all that is known of it."""
-    headers = record.headers
-    found = dict(headers)
-    name, version, value, key = found.get(TYPE), found.get(VERSION), record.value, record.key
-    if name is None or version is None or value is None or key is None:
+    kind = version = schema = None
+    headers, value, key = record.headers, record.value, record.key
+    for name, stored in headers:
+        if name == TYPE:
+            kind = stored
+        elif name == VERSION:
+            version = stored
+        elif name == SCHEMA:
+            schema = stored
+    if kind is None or version is None or value is None or key is None:
         raise _no_event(record, "no type, version, value or key")
     try:
-        kind, schema = name.decode(), int(found.get(SCHEMA) or 1)
-        stored = found.get(METADATA)
-        return Event(
-            key.decode(),
-            int(version),
-            kind,
-            types.decode(kind, schema, value),
-            record.timestamp,
-            RecordId(record.topic, record.partition, record.offset),
-            schema,
-            json.loads(stored) if stored else {},
-            correlation_of(headers) if CORRELATION_ID in found else None,
-        )
+        told, written = kind.decode(), 1 if schema is None else int(schema)
+        data = types.decode(told, written, value)
+        return Event(record, headers, key.decode(), int(version), told, written, data)
     except ValueError as error:
         raise _no_event(record, str(error)) from error
 
