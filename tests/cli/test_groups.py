@@ -129,6 +129,7 @@ def test_reset_and_delete_are_refused_while_members_live(billing: Command, membe
     code, _, err = billing("group", "billing", "reset", "--to-earliest", "--execute")
     assert code == ERROR
     assert "living members" in err
+    assert "forced" in err
     assert billing("group", "billing", "delete", "--execute")[0] == ERROR
     assert billing("group", "billing", "reset", "--to-earliest", "--execute", "--force")[0] == OK
     assert offsets(billing) == [0, 0]

@@ -66,13 +66,13 @@ class GroupView:
             return 0 <= boot_time() - member.left_at < member.session_timeout
         return self.engine._registry.lives(member.slot, member.incarnation)
 
-    def check_empty(self, state: GroupState) -> None:
-        """Raise GroupNotEmptyError while members live."""
+    def check_empty(self, state: GroupState, remedy: str = "") -> None:
+        """Raise GroupNotEmptyError while members live, and say what would help."""
         living = self.living(state)
         if living:
             names = ", ".join(member.member_id for member in living[:3])
             raise GroupNotEmptyError(
-                f"group {self.group!r} has living members ({names}{', ...' if living[3:] else ''})",
+                f"group {self.group!r} has living members ({names}{', ...' if living[3:] else ''}){remedy}",
                 group=self.group,
                 members=len(living),
             )
@@ -293,7 +293,7 @@ def reset_offsets(
             return plan
         with view.changing() as state:
             if not force:
-                view.check_empty(state)
+                view.check_empty(state, ": where it is forced they begin anew")
             plan = _plan(view, state, partitions, to, by)
             _carry_out(view, state, plan)
         return plan
