@@ -551,6 +551,24 @@ def test_threads_share_an_engine(data: Path) -> None:
         assert engine.metrics()["appended_records"] == 800
 
 
+def test_threads_that_are_the_first_in_a_partition_share_its_writer(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.create_topic("t", partitions=200, durability="os")
+        start = threading.Barrier(4)
+
+        def work() -> None:
+            start.wait()
+            for partition in range(200):
+                engine.append("t", b"x", partition=partition)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert engine.metrics()["appended_records"] == 800
+
+
 def test_two_engines_of_one_process_see_each_other(data: Path) -> None:
     with pylog.open(data) as one, pylog.open(data) as other:
         one.create_topic("t")

@@ -185,11 +185,14 @@ cdef class TopicLog:
         cached = self.logs[partition]
         if cached is not None:
             return <PartitionLog> cached
-        if self.closed_by not in (0, PyThread_get_thread_ident()):
-            raise ClosedError(f"topic {self.name!r} was closed")
         directory = f"{self.directory}/{partition}"
         if os.path.islink(directory):                  # of its files only the last name is opened unfollowed
             raise FormatError(f"{directory} is a symbolic link; those in a data directory are not followed")
+        cached = self.logs[partition]                  # other threads ran meanwhile; from here on none does
+        if cached is not None:
+            return <PartitionLog> cached
+        if self.closed_by not in (0, PyThread_get_thread_ident()):
+            raise ClosedError(f"topic {self.name!r} was closed")
         log = PartitionLog()
         log.closed_by = self.closed_by
         log.control = self.control
