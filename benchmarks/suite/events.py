@@ -58,6 +58,7 @@ def fill(store: Any, kind: Any, streams: int, events: int) -> None:
             account.deposit(1)
             if at % FILL == 0 or at == events:
                 store.save(account)
+    store.flush()
 
 
 def saving(at_once: int) -> Operation:

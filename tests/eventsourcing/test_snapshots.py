@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -42,6 +43,7 @@ def deposit(store: EventStore, times: int, amount: int = 1, kind: type[Account] 
     for _ in range(times):
         account.deposit(amount)
         store.save(account)
+        store.flush()
 
 
 def replayed(store: EventStore) -> tuple[int, int, int]:
@@ -69,6 +71,39 @@ def test_17c_a_load_replays_only_what_came_since_the_snapshot(engine: pylog.Engi
     assert replayed(store) == (5, 25, 25)
     deposit(store, 6)
     assert replayed(store) == (1, 31, 31)
+
+
+def test_17c_a_snapshot_delays_no_save(engine: pylog.Engine) -> None:
+    go_on, main = threading.Event(), threading.current_thread()
+
+    class Slow(Account):
+        def apply(self, event: Any) -> None:
+            if threading.current_thread() is not main:
+                assert go_on.wait(60)
+            super().apply(event)
+
+    store = opened(engine)
+    account = store.load(Slow, "1")
+    for _ in range(25):
+        account.deposit(1)
+        store.save(account)  # returns, though the first snapshot stands still
+    assert engine.log_end_offset(SNAPSHOTS, 0) == 0
+    go_on.set()
+    store.flush()
+    assert store.load(Slow, "1").version == 25
+    versions = [json.loads(r.value or b"")["version"] for r in engine.read(SNAPSHOTS)]
+    assert 1 <= len(versions) <= 2
+    assert versions[-1] == 25
+
+
+def test_17c_closing_the_engine_takes_the_snapshots_that_are_due(tmp_path: Path) -> None:
+    with pylog.open(tmp_path / "data") as engine:
+        account = opened(engine).load(Counting, "1")
+        for _ in range(10):
+            account.deposit(1)
+        opened(engine).save(account)
+    with pylog.open(tmp_path / "data") as engine:
+        assert json.loads(newest(engine).value or b"")["version"] == 10
 
 
 def test_17c_snapshots_come_by_bytes_too(engine: pylog.Engine) -> None:
@@ -180,6 +215,7 @@ def test_17c_a_state_that_json_changes_takes_none_until_it_is_annotated(
         for day in range(1, 6):
             thing.record(Deposited(day))
             store.save(thing)
+            store.flush()
         assert vars(store.load(kind, "1")).keys() == vars(thing).keys()
         assert store.load(kind, "1").total == thing.total
         taken = len(engine.read_key(SNAPSHOTS, f"{kind.__name__}-1".encode()))
@@ -199,6 +235,7 @@ def test_17c_a_snapshot_that_fails_fails_no_save(
     done = store.save(account)
     assert done is not None
     assert done.version == 10
+    store.flush()
     assert "no snapshot of Account-1 was taken" in caplog.text
     assert store.load(Account, "1").balance == 10
 

@@ -392,4 +392,6 @@ class EmbeddedEngine(AdministeredDirectory):
         from pylog.eventsourcing.store import EventStore
 
         self._check_open()
-        return EventStore(self, name, **options)
+        made = EventStore(self, name, **options)
+        self._members.add(made)  # whose snapshots are taken before it closes
+        return made

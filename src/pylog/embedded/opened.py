@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from pylog.embedded.producer import EmbeddedProducer
     from pylog.embedded.queue_source import EmbeddedQueueSource
     from pylog.embedded.unfinished import Settling, Unsettled
+    from pylog.eventsourcing.store import EventStore
+
+    Member = EmbeddedProducer | EmbeddedConsumer | EmbeddedQueueSource | EventStore
 
 logger = logging.getLogger("pylog")
 
@@ -81,8 +84,7 @@ class OpenDirectory(LogDirectory):
         """Become a living engine of the directory."""
         self._forks = fork_count()
         self._lock = threading.RLock()
-        self._members: weakref.WeakSet[EmbeddedProducer | EmbeddedConsumer | EmbeddedQueueSource]
-        self._members = weakref.WeakSet()
+        self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._arrivals: Arrivals | None = None
         self._lingering: Lingering | None = None
         self._cleans: Cleaner | None = None

@@ -39,6 +39,7 @@ from pylog.eventsourcing.aggregates import (
     standing_of,
     stream_of,
 )
+from pylog.eventsourcing.background import Background
 from pylog.eventsourcing.events import (
     Event,
     Metadata,
@@ -128,6 +129,7 @@ class EventStore:
         except ReadOnlyError:
             engine.describe_topic(name)  # to look at what is there
         self._snapshots: Snapshots | None = None
+        self._background: Background[tuple[type[Aggregate], str]] = Background(self._take_snapshot)
         if snapshot_every is not None or snapshot_bytes is not None:
             shape = engine.describe_topic(name)
             topic = f"{name}.snapshots"
@@ -394,7 +396,7 @@ class EventStore:
         return Appended(stream, standing.version + len(values), RecordId(self.name, -1, -1))
 
     def saved(self, aggregate: Aggregate, done: Appended) -> None:
-        """Note that what an aggregate recorded is stored, and take a snapshot where one is due."""
+        """Note that what an aggregate recorded is stored; have a snapshot taken where one is due."""
         standing = standing_of(aggregate)
         standing.version, standing.offset = done.version, done.record_id.offset
         if self._snapshots is None:
@@ -404,7 +406,24 @@ class EventStore:
             standing.bytes += sum(len(self.types.encode(event)[2]) for event in standing.pending)
         standing.pending.clear()
         if self._snapshots.due(aggregate):
-            self.snapshot(aggregate)
+            standing.snapshot_version, standing.bytes = standing.version, 0
+            self._background.ask((type(aggregate), standing.aggregate_id))
+
+    def _take_snapshot(self, wanted: tuple[type[Aggregate], str]) -> None:
+        """Take a snapshot of an aggregate as it is in the store, whatever its program does meanwhile."""
+        kind, aggregate_id = wanted
+        try:
+            self.snapshot(self.load(kind, aggregate_id))
+        except PylogError as error:
+            logger.warning("no snapshot of %s was taken: %s", stream_of(kind, aggregate_id), error)
+
+    def flush(self) -> None:
+        """Return when all snapshots that are due are taken."""
+        self._background.flush()
+
+    def close(self) -> None:
+        """Take the snapshots that are due; closing the engine does it too."""
+        self.flush()
 
     def snapshot(self, aggregate: Aggregate) -> bool:
         """Take a snapshot of a saved aggregate now; False, and a log message, where that cannot be."""

@@ -1,0 +1,61 @@
+"""Work that nobody waits for, in a thread that lives while there is some."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+logger = logging.getLogger("pylog")
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Background(Generic[T]):
+    """Calls `work` for each thing that was asked for, one after the other; what waits already waits once.
+
+    A forked child begins with nothing: what waits at the fork is the parent's.
+    """
+
+    def __init__(self, work: Callable[[T], object]) -> None:
+        self._work = work
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: dict[T, None] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, thing: T) -> None:
+        """Have it done soon."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._changed:
+            self._waiting[thing] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pylog-background", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Return when all that was asked for before is done."""
+        if self._pid != os.getpid() or self._thread is threading.current_thread():
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._thread is None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                thing = next(iter(self._waiting))
+                del self._waiting[thing]
+            try:
+                self._work(thing)
+            except Exception:
+                logger.exception("work in the background failed on %r", thing)
