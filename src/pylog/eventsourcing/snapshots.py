@@ -117,17 +117,17 @@ def hints_of(kind: type[Aggregate]) -> dict[str, Any]:
 
 def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
     """Return a state as it comes from JSON, with the types that the class is annotated with."""
-    hints = hints_of(kind)
+    hints, convert = hints_of(kind), msgspec.convert
     return {
-        name: msgspec.convert(value, hints[name]) if name in hints else value for name, value in state.items()
+        name: convert(value, hints[name]) if name in hints else value for name, value in state.items()
     }
 
 
 def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
     """Return what a record says, None where it is damaged, or of another class or schema."""
     try:
-        value, headers = record.value, dict(record.headers)
-        if value is None or headers.get(CHECKSUM) != xxhash.xxh3_64_hexdigest(value).encode():
+        value = record.value
+        if value is None or (CHECKSUM, xxhash.xxh3_64_hexdigest(value).encode()) not in record.headers:
             return None
         found = msgspec.json.decode(value)
         if found["aggregate"] != kind.__name__ or found["schema"] != kind.snapshot_schema:

@@ -334,7 +334,8 @@ class EventStore:
                 continue
             if version_of(records[0]) != snapshot.version:
                 continue
-            if version_of(records[-1]) != snapshot.version + len(records) - 1:
+            behind = len(records) - 1
+            if behind and version_of(records[-1]) != snapshot.version + behind:
                 continue
             aggregate = snapshot.aggregate
             standing = aggregate._stands = Standing("")
