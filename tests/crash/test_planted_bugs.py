@@ -215,6 +215,34 @@ def what_was_compacted_survives_a_power_cut(trial: Trial) -> None:
     assert found == {"0": 39, "1": 37, "2": 38}, f"I14: {found}"
 
 
+def a_lease_that_was_given_on_acks_nothing(trial: Trial) -> None:
+    found = worked(trial, "ack_late")
+    assert found == "LeaseLostError", f"a stale lease {found}"
+
+
+def what_is_due_later_does_not_come_now(trial: Trial) -> None:
+    found = worked(trial, "take_early")
+    assert found == 0, f"{found} came an hour early"
+
+
+def what_a_dead_worker_had_is_free_at_once(trial: Trial) -> None:
+    stage = trial.stage
+    survivor = stage.process("survivor")  # else the next opening would be of another session
+    survivor.do("append")
+    job = "faults.queue_dangers:lease_and_die"
+    died = trial.zygote.start(job, directory=stage.directory, environment=stage.environment)
+    assert died.wait() == signal.SIGKILL
+    found = worked(trial, "take_over")
+    survivor.kill()
+    assert found == 1, "kept by a dead worker"
+
+
+def worked(trial: Trial, job: str) -> Any:
+    stage = trial.stage
+    name = f"faults.queue_dangers:{job}"
+    return trial.zygote.run(name, directory=stage.directory, environment=stage.environment)
+
+
 def an_older_holder_of_a_producer_id_is_fenced(trial: Trial) -> None:
     older, newer = trial.stage.process("older"), trial.stage.process("newer")
     older.do("open_producer")
@@ -266,6 +294,9 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "commit_not_synced": (a_synced_commit_survives_a_power_cut, "I10"),
     "rewrite_not_synced": (what_was_compacted_survives_a_power_cut, "I14"),
     "guard_trusts_the_past": (of_two_who_claim_a_key_one_wins, "two were first"),
+    "stale_lease_believed": (a_lease_that_was_given_on_acks_nothing, "a stale lease acked"),
+    "due_time_ignored": (what_is_due_later_does_not_come_now, "an hour early"),
+    "dead_worker_kept": (what_a_dead_worker_had_is_free_at_once, "kept by a dead worker"),
     "producer_not_fenced": (an_older_holder_of_a_producer_id_is_fenced, "I12"),
 }
 
