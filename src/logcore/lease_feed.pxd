@@ -18,8 +18,8 @@ cdef class LeaseFeed:
     cdef readonly DeliveryTable table
     cdef PartitionLog log
     cdef PartitionReader fresh               # goes on behind `ahead`
-    cdef PartitionReader again               # for records that were taken in before
-    cdef RecordBatch last                    # where it stands
+    cdef list again                          # PartitionReaders for records that were taken in before
+    cdef RecordBatch last                    # what one of them read last
     cdef list ahead                          # batches read already, in order
     cdef int64_t ahead_from                  # first offset that they cover
     cdef uint32_t epoch                      # in which they were read
@@ -43,3 +43,4 @@ cdef class LeaseFeed:
     cdef Record find(self, int64_t offset)
     cdef Record find_anew(self, int64_t offset)
     cdef Record record_at(self, int64_t offset)
+    cdef PartitionReader reader_at(self, int64_t offset)

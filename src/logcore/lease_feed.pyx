@@ -33,6 +33,7 @@ from logcore.whole_files import clear_error
 cdef enum:
     ROWS_AHEAD = 64                      # read ahead at least so many records
     WALK_ROWS = 512                      # seek rather than walk over more than so many
+    MOST_READERS = 16                    # of what was taken in before, one a segment
     RECLAIM_NS = 10_000_000              # look for dead owners so often while there is work to do
 
 
@@ -48,7 +49,7 @@ cdef class LeaseFeed:
     def __init__(self, table: DeliveryTable, due_header: bytes, level: int = 0):
         self.table, self.due_header, self.level = table, due_header, level
         self.log = table.log
-        self.ahead = []
+        self.ahead, self.again = [], []
 
     def __dealloc__(self):
         free(self.claims)
@@ -100,8 +101,8 @@ cdef class LeaseFeed:
             self.table.follow_log() or rewrites != self.rewrites
             or self.epoch != atomic_load32(&self.log.slot.active_epoch)
         ):
-            self.fresh = self.again = self.last = None
-            self.ahead = []
+            self.fresh = self.last = None
+            self.ahead, self.again = [], []
             self.rewrites = rewrites
         return 0
 
@@ -156,19 +157,30 @@ cdef class LeaseFeed:
         """The record at an offset; None where it is gone."""
         if self.last is None or not self.last.base_offset <= offset < self.last.next_offset:
             try:
-                if self.again is None:
-                    self.again = PartitionReader(self.log, self.table.topic, offset)
-                else:
-                    self.again.seek(offset)
-                self.last = self.again.next_batch()
+                self.last = self.reader_at(offset).next_batch()
             except OffsetOutOfRangeError:
                 return None
             except LogTruncatedError:
-                self.again = self.last = None
+                self.again, self.last = [], None
                 return None
         if self.last is None:
             return None
         return record_of(self.last, offset)
+
+    cdef PartitionReader reader_at(self, int64_t offset):
+        """A reader that stands at `offset`: one that has its segment mapped, since to find one costs most."""
+        cdef PartitionReader reader
+        for reader in self.again:
+            if reader.segment is not None and reader.stays_within(offset):
+                reader.seek(offset)
+                return reader
+        if len(self.again) < MOST_READERS:
+            reader = PartitionReader(self.log, self.table.topic, offset)
+        else:
+            reader = self.again.pop(0)
+            reader.seek(offset)
+        self.again.append(reader)
+        return reader
 
     # ---- leasing --------------------------------------------------------------------------------------
 

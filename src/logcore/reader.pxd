@@ -11,6 +11,7 @@ cdef class PartitionReader:
     cdef PartitionLog log
     cdef object owner                        # the TopicLog: open as long as we are
     cdef Segment segment                     # None until located
+    cdef int64_t segment_end                 # where the next one begins; -1: not known
     cdef uint64_t position                   # in it, of the next batch
     cdef int64_t next_offset                 # the next record to hand out
     cdef uint32_t epoch                      # of the partition when we last looked

@@ -101,7 +101,10 @@ cdef class PartitionReader:
             self.epoch == self.log.slot.active_epoch
             and self.rewrites == atomic_load32(&self.log.control.header.rewrites)
             and self.segment.base_offset <= offset
-            and (offset < self.next_offset or self.segment.base_offset == self.log.slot.active_base_offset)
+            and (
+                offset < self.next_offset or offset < self.segment_end
+                or self.segment.base_offset == self.log.slot.active_base_offset
+            )
         )
 
     cdef int check_still_there(self) except -1:
@@ -123,7 +126,8 @@ cdef class PartitionReader:
         else:
             return 0
         try:
-            self.segment = self.open_segment(files[i], files[i + 1].base_offset if i + 1 < len(files) else -1)
+            self.segment_end = files[i + 1].base_offset if i + 1 < len(files) else -1
+            self.segment = self.open_segment(files[i], self.segment_end)
         except FileNotFoundError:
             self.check_still_there()         # dropped since it was listed
             raise
@@ -180,6 +184,7 @@ cdef class PartitionReader:
         path = f"{self.log.directory}/{segment_file_name(end_offset, named_epoch)}"
         try:
             self.segment = self.open_segment(SegmentFile(end_offset, named_epoch, path), -1)
+            self.segment_end = -1
             self.position = SEGMENT_DATA_START
             return 0
         except (FileNotFoundError, CorruptionError):
@@ -194,7 +199,7 @@ cdef class PartitionReader:
             self.position = SEGMENT_DATA_START
             if found.base_offset != end_offset:
                 self.position = found.position_of(end_offset, found.file_limit)
-            self.segment = found
+            self.segment, self.segment_end = found, behind
             return 0
         self.check_still_there()             # dropped in the meantime
         raise self.damage("the segment behind its footer is missing", behind)
