@@ -96,6 +96,30 @@ def test_17c_a_snapshot_delays_no_save(engine: pylog.Engine) -> None:
     assert versions[-1] == 25
 
 
+def test_17c_no_thread_for_a_snapshot_fails_no_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pylog.open(tmp_path / "data") as engine:
+        store = opened(engine)
+        account = store.load(Account, "1")
+        for _ in range(10):
+            account.deposit(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            assert store.save(account) is not None
+        store.flush()  # returns
+        assert "can't start new thread" in caplog.text
+        assert engine.log_end_offset(SNAPSHOTS, 0) == 0
+        for _ in range(10):
+            account.deposit(1)
+            store.save(account)
+        store.flush()
+        assert json.loads(newest(engine).value or b"")["version"] == 20
+
+
 def test_17c_closing_the_engine_takes_the_snapshots_that_are_due(tmp_path: Path) -> None:
     with pylog.open(tmp_path / "data") as engine:
         account = opened(engine).load(Counting, "1")

@@ -26,32 +26,42 @@ class Background(Generic[T]):
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._waiting: dict[T, None] = {}
+        self._asked = self._done = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def ask(self, thing: T) -> None:
-        """Have it done soon."""
+        """Have it done soon; never, where no thread can be started any more."""
         if self._pid != os.getpid():
             self._begin()
         with self._changed:
-            self._waiting[thing] = None
+            if thing not in self._waiting:
+                self._waiting[thing] = None
+                self._asked += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pylog-background", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="pylog-background", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._done += len(self._waiting)
+                    self._waiting.clear()
+                    logger.warning("%r is not done in the background: %s", thing, error)
+                else:
+                    self._thread = thread
 
     def flush(self) -> None:
         """Return when all that was asked for before is done."""
         if self._pid != os.getpid() or self._thread is threading.current_thread():
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._thread is None)
+            until = self._asked
+            self._changed.wait_for(lambda: self._done >= until)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 if not self._waiting:
                     self._thread = None
-                    self._changed.notify_all()
                     return
                 thing = next(iter(self._waiting))
                 del self._waiting[thing]
@@ -59,3 +69,6 @@ class Background(Generic[T]):
                 self._work(thing)
             except Exception:
                 logger.exception("work in the background failed on %r", thing)
+            with self._changed:
+                self._done += 1
+                self._changed.notify_all()
