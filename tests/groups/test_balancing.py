@@ -96,7 +96,7 @@ def test_5a_what_stays_goes_on_where_it_was(engine: pylog.Engine) -> None:
     second.close()
 
 
-def test_5b_a_handler_that_holds_the_interpreter_causes_no_rebalance(data_dir: Path) -> None:
+def test_5b_a_handler_that_holds_the_interpreter_causes_no_rebalance(data: Path) -> None:
     # the heartbeat is native: an interpreter that lets nobody in is as alive as any other
     busily = """    sys.setswitchinterval(1000)
     while True:
@@ -105,9 +105,9 @@ def test_5b_a_handler_that_holds_the_interpreter_causes_no_rebalance(data_dir: P
         print('turn', flush=True)
 """
     script = MEMBER.replace("    while True:\n", busily)
-    with pylog.open(data_dir) as engine:
+    with pylog.open(data) as engine:
         engine.create_topic("t", partitions=2)
-        with Child(script, data_dir, {"session_timeout_ms": 300}) as busy:
+        with Child(script, data, {"session_timeout_ms": 300}) as busy:
             assert busy.says() == "2"
             with engine.consumer("t", group="g", session_timeout_ms=300) as other:
                 busy.says()                                      # it works, and polls between its turns
@@ -130,7 +130,7 @@ def test_5b_a_member_that_does_not_poll_loses_its_partitions(engine: pylog.Engin
     settle([stuck, other], 2)                                     # it comes back as a new member
 
 
-def test_5c_a_commit_of_an_old_generation_raises_and_changes_nothing(data_dir: Path) -> None:
+def test_5c_a_commit_of_an_old_generation_raises_and_changes_nothing(data: Path) -> None:
     script = """
 import sys, pylog
 with pylog.open(sys.argv[1]) as engine:
@@ -142,10 +142,10 @@ with pylog.open(sys.argv[1]) as engine:
     except pylog.IllegalGenerationError:
         print("fenced", flush=True)
 """
-    with pylog.open(data_dir) as engine:
+    with pylog.open(data) as engine:
         engine.create_topic("t")
         engine.append_many("t", [b"a", b"b", b"c"])
-        with Child(script, data_dir) as zombie:
+        with Child(script, data) as zombie:
             assert zombie.says() == "3"
             zombie.stop()
             with engine.consumer("t", group="g", auto_offset_reset="earliest") as other:
@@ -171,20 +171,20 @@ def test_5c_who_is_no_member_commits_only_while_the_group_is_empty(engine: pylog
     assert alone.committed(("t", 0)) == 2
 
 
-def test_5d_a_static_member_that_restarts_moves_nothing(data_dir: Path) -> None:
-    with pylog.open(data_dir) as engine:
+def test_5d_a_static_member_that_restarts_moves_nothing(data: Path) -> None:
+    with pylog.open(data) as engine:
         engine.create_topic("t", partitions=4)
         moved: list[object] = []
         with engine.consumer("t", group="g", on_assign=moved.extend) as other:
             options = {"group_instance_id": "static"}
-            with Child(MEMBER, data_dir, options) as static:
+            with Child(MEMBER, data, options) as static:
                 static.says()
                 poll_until([other], lambda: len(other.assignment()) == 2)
                 before = other.assignment()
                 moved.clear()
                 static.kill()
                 other.poll(timeout=0.6)
-            with Child(MEMBER, data_dir, options) as static:
+            with Child(MEMBER, data, options) as static:
                 assert static.says() == "2"
                 other.poll(timeout=0.6)
                 assert (other.assignment(), moved) == (before, [])
@@ -238,11 +238,11 @@ def test_5e_a_partition_that_is_not_let_go_of_in_time_is_taken(engine: pylog.Eng
         slow.commit(dict.fromkeys(slow.assignment(), 1))
 
 
-def test_5f_partitions_of_a_killed_member_are_with_others_within_a_second(data_dir: Path) -> None:
-    with pylog.open(data_dir) as engine:
+def test_5f_partitions_of_a_killed_member_are_with_others_within_a_second(data: Path) -> None:
+    with pylog.open(data) as engine:
         engine.create_topic("t", partitions=4)
         engine.append_many("t", [b"%d" % n for n in range(40)], [b"%d" % n for n in range(40)])
-        with Child(MEMBER, data_dir, {"auto_offset_reset": "earliest"}, "commit") as child:
+        with Child(MEMBER, data, {"auto_offset_reset": "earliest"}, "commit") as child:
             assert child.says() == "4"
             assert child.says() == "40"
             child.kill()
@@ -251,11 +251,11 @@ def test_5f_partitions_of_a_killed_member_are_with_others_within_a_second(data_d
                 assert other.poll() == []                         # nothing that was committed is redone
 
 
-def test_5f_a_sleeping_member_takes_over_from_one_that_is_killed(data_dir: Path) -> None:
-    with pylog.open(data_dir) as engine:
+def test_5f_a_sleeping_member_takes_over_from_one_that_is_killed(data: Path) -> None:
+    with pylog.open(data) as engine:
         engine.create_topic("t", partitions=4)
         with engine.consumer("t", group="g", auto_offset_reset="earliest") as other:
-            with Child(MEMBER, data_dir, {}) as child:
+            with Child(MEMBER, data, {}) as child:
                 child.says()
                 poll_until([other], lambda: len(other.assignment()) == 2)
                 child.kill()
@@ -296,14 +296,14 @@ def test_a_commit_keeps_metadata(engine: pylog.Engine) -> None:
 
 @pytest.mark.parametrize("forged", [None, {"place": 1024}, {"slot": -1}, {"token": "x"}, {"topics": [7]}])
 def test_a_damaged_or_forged_group_document_costs_a_rebalance_and_no_offset(
-    engine: pylog.Engine, data_dir: Path, forged: dict[str, object] | None
+    engine: pylog.Engine, data: Path, forged: dict[str, object] | None
 ) -> None:
     engine.create_topic("t", partitions=2)
     engine.append_many("t", [b"x"] * 4, partition=0)
     with engine.consumer("t", group="g", auto_offset_reset="earliest") as consumer:
         consumer.poll()
         consumer.commit()
-        path = data_dir / "groups" / "g" / "members" / "state"
+        path = data / "groups" / "g" / "members" / "state"
         if forged is None:
             path.write_bytes(b"{")
         else:  # with a checksum that fits

@@ -57,8 +57,8 @@ def test_a_sleeping_poll_is_woken_to_answer_a_commit(engine: pylog.Engine) -> No
     assert said == [(1, None)]
 
 
-def test_5c_a_zombie_that_does_not_wait_is_told_all_the_same(data_dir: Path) -> None:
-    with pylog.open(data_dir) as engine:
+def test_5c_a_zombie_that_does_not_wait_is_told_all_the_same(data: Path) -> None:
+    with pylog.open(data) as engine:
         engine.create_topic("t")
         engine.append_many("t", [b"a", b"b", b"c"])
         said: Answers = []
@@ -74,7 +74,7 @@ def test_5c_a_zombie_that_does_not_wait_is_told_all_the_same(data_dir: Path) -> 
         zombie.close()
 
 
-def test_a_failed_sync_is_told_to_the_callback(engine: pylog.Engine, data_dir: Path) -> None:
+def test_a_failed_sync_is_told_to_the_callback(engine: pylog.Engine, data: Path) -> None:
     said: Answers = []
     engine.create_topic("t", durability="sync")
     engine.append_many("t", [b"x"] * 4)
@@ -82,7 +82,7 @@ def test_a_failed_sync_is_told_to_the_callback(engine: pylog.Engine, data_dir: P
         consumer.poll(2)
         consumer.commit()
         # what a sync leaves behind where fdatasync failed: the errno, behind session, mutex and holder
-        with (data_dir / "groups" / "g" / "t.offsets").open("r+b") as file:
+        with (data / "groups" / "g" / "t.offsets").open("r+b") as file:
             file.seek(4096 + 8 + 40 + 4)
             file.write((5).to_bytes(4, "little"))
         consumer.commit_async(on_commit=noting(said))

@@ -102,9 +102,9 @@ def test_groups_are_listed_once_they_commit_or_have_members(engine: pylog.Engine
 
 
 def test_a_read_only_engine_sees_the_members_of_others(
-    engine: pylog.Engine, data_dir: Path, member: pylog.Consumer
+    engine: pylog.Engine, data: Path, member: pylog.Consumer
 ) -> None:
-    with pylog.open(data_dir, read_only=True) as looking:
+    with pylog.open(data, read_only=True) as looking:
         assert looking.describe_group("g") == engine.describe_group("g")
         assert looking.list_groups() == ["g"]
         with pytest.raises(pylog.ReadOnlyError):
@@ -139,11 +139,11 @@ def test_a_reset_is_planned_first_and_done_when_told(
     assert [change.committed for change in plan] == [4] * len(plan)
 
 
-def test_a_reset_outlives_the_engine(engine: pylog.Engine, topic: str, data_dir: Path) -> None:
+def test_a_reset_outlives_the_engine(engine: pylog.Engine, topic: str, data: Path) -> None:
     read(engine, "g", 4)
     engine.reset_offsets("g", "t", to="latest", execute=True)
     engine.close()
-    with pylog.open(data_dir) as again:
+    with pylog.open(data) as again:
         assert committed(again) == [10, 10]
 
 
@@ -205,9 +205,9 @@ def test_a_forced_reset_fences_the_members_and_they_go_on_where_it_says(
 
 
 def test_a_member_regains_what_a_reset_took_that_died_half_way(
-    engine: pylog.Engine, data_dir: Path, member: pylog.Consumer
+    engine: pylog.Engine, data: Path, member: pylog.Consumer
 ) -> None:
-    state = data_dir / "groups" / "g" / "members" / "state"
+    state = data / "groups" / "g" / "members" / "state"
     before = state.read_bytes()
     engine.reset_offsets("g", to=9, execute=True, force=True)
     state.write_bytes(before)  # killed between the offsets and the document
@@ -252,15 +252,15 @@ def test_the_offsets_of_a_deleted_topic_do_not_count(engine: pylog.Engine, topic
 
 
 def test_a_damaged_offset_is_named_and_a_reset_repairs_it(
-    engine: pylog.Engine, topic: str, data_dir: Path
+    engine: pylog.Engine, topic: str, data: Path
 ) -> None:
     read(engine, "g", 4)
     engine.close()
-    with (data_dir / "groups" / "g" / "t.offsets").open("r+b") as file:
+    with (data / "groups" / "g" / "t.offsets").open("r+b") as file:
         for place in (8192 + 8, 8192 + 4096 + 8):  # the offset in both copies of partition 0
             file.seek(place)
             file.write(b"\xff")
-    with pylog.open(data_dir) as again:
+    with pylog.open(data) as again:
         with pytest.raises(pylog.CorruptionError, match=r"t\.offsets"):
             again.describe_group("g")
         assert again.list_groups() == ["g"]

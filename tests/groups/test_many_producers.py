@@ -87,10 +87,10 @@ with pylog.open(sys.argv[1]) as engine:
 
 
 def test_9b_a_retry_after_a_crash_finds_the_records_at_their_first_offsets(
-    data_dir: Path, engine: pylog.Engine
+    data: Path, engine: pylog.Engine
 ) -> None:
     engine.create_topic("t")
-    with Child(LOADER, data_dir, 1000) as child:
+    with Child(LOADER, data, 1000) as child:
         while child.says() != "499":
             pass
         child.kill()

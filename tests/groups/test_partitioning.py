@@ -59,8 +59,8 @@ print(made, most, flush=True)
 """
 
 
-def test_11d_thousands_of_partitions_open_lazily_with_few_files_and_maps(data_dir: Path) -> None:
-    with Child(FEW_FILES, data_dir, 2500) as child:
+def test_11d_thousands_of_partitions_open_lazily_with_few_files_and_maps(data: Path) -> None:
+    with Child(FEW_FILES, data, 2500) as child:
         made, most = map(int, child.says().split())
         assert child.ends() == 0
     assert made < 10, "partitions have directories before anything was appended to them"

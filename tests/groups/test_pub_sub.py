@@ -19,15 +19,15 @@ def values(records: list[pylog.Record]) -> list[bytes | None]:
     return [record.value for record in records]
 
 
-def test_4a_disk_use_does_not_depend_on_the_number_of_groups(engine: pylog.Engine, data_dir: Path) -> None:
+def test_4a_disk_use_does_not_depend_on_the_number_of_groups(engine: pylog.Engine, data: Path) -> None:
     engine.create_topic("t", partitions=2)
     engine.append_many("t", [bytes(1000)] * 1000)
-    before = disk_use(data_dir)
+    before = disk_use(data)
     for number in range(10):
         with engine.consumer("t", group=f"g{number}", auto_offset_reset="earliest", timeout=0.0) as consumer:
             assert len(list(consumer)) == 1000
             consumer.commit()
-    assert disk_use(data_dir) < 1.1 * before                      # space is allocated ahead, in steps
+    assert disk_use(data) < 1.1 * before                      # space is allocated ahead, in steps
 
 
 @pytest.mark.parametrize("group", [None, "g"])

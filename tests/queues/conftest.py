@@ -13,13 +13,8 @@ import pylog
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def engine(data_dir: Path) -> Iterator[pylog.Engine]:
-    with pylog.open(data_dir) as engine:
+def engine(data: Path) -> Iterator[pylog.Engine]:
+    with pylog.open(data) as engine:
         yield engine
 
 

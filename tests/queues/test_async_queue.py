@@ -13,9 +13,9 @@ import pylog
 from pylog.aio import AsyncEngine
 
 
-def test_tasks_put_and_get(data_dir: Path) -> None:
+def test_tasks_put_and_get(data: Path) -> None:
     async def main() -> list[bytes]:
-        async with AsyncEngine(pylog.open(data_dir)) as engine:
+        async with AsyncEngine(pylog.open(data)) as engine:
             jobs = engine.queue("jobs", retry=AT_ONCE)
             await jobs.put(b"a", key=b"k")
             await jobs.put_many([b"b", b"c"])
@@ -33,13 +33,13 @@ def test_tasks_put_and_get(data_dir: Path) -> None:
     assert asyncio.run(main()) == [b"a", b"b", b"c"]
 
 
-def test_a_task_that_waits_is_woken_by_a_put_of_another_engine(data_dir: Path) -> None:
+def test_a_task_that_waits_is_woken_by_a_put_of_another_engine(data: Path) -> None:
     async def main() -> None:
-        async with AsyncEngine(pylog.open(data_dir)) as engine:
+        async with AsyncEngine(pylog.open(data)) as engine:
             jobs = engine.queue("jobs")
             waiting = asyncio.create_task(jobs.get(60))
             await asyncio.sleep(0)
-            with pylog.open(data_dir) as other:
+            with pylog.open(data) as other:
                 other.queue("jobs").put(b"a")
                 delivery = await waiting
             assert delivery is not None
@@ -50,10 +50,10 @@ def test_a_task_that_waits_is_woken_by_a_put_of_another_engine(data_dir: Path) -
 
 
 def test_a_failing_task_has_the_record_delivered_again_and_a_cancelled_one_burns_no_attempt(
-    data_dir: Path,
+    data: Path,
 ) -> None:
     async def main() -> None:
-        async with AsyncEngine(pylog.open(data_dir)) as engine:
+        async with AsyncEngine(pylog.open(data)) as engine:
             jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=2)
             await jobs.put(b"a")
             with pytest.raises(LookupError):
@@ -87,10 +87,10 @@ async def taken(jobs: object) -> pylog.Delivery:
 
 
 def test_run_handles_many_at_once_logs_what_fails_and_ends_when_cancelled(
-    data_dir: Path, caplog: pytest.LogCaptureFixture
+    data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> set[bytes]:
-        async with AsyncEngine(pylog.open(data_dir)) as engine:
+        async with AsyncEngine(pylog.open(data)) as engine:
             jobs = engine.queue("jobs", retry=AT_ONCE)
             await jobs.put_many([b"%d" % n for n in range(20)])
             seen: set[bytes] = set()

@@ -103,7 +103,7 @@ def test_each_way_to_die_has_its_reason(engine: pylog.Engine, kind: str) -> None
 
 
 def test_a_record_that_kills_its_workers_is_buried_after_its_last_attempt(
-    engine: pylog.Engine, data_dir: Path
+    engine: pylog.Engine, data: Path
 ) -> None:
     jobs = engine.queue("jobs", max_deliveries=2, retry=AT_ONCE)
     jobs.put(b"poison")
@@ -115,7 +115,7 @@ with pylog.open(sys.argv[1]) as engine:
     os.kill(os.getpid(), 9)
 """
     for _ in range(2):
-        with Child(script, data_dir) as child:
+        with Child(script, data) as child:
             assert child.ends() == -9
     while len(jobs.dead_letters) == 0:
         assert jobs.get(0) is None
@@ -275,7 +275,7 @@ with pylog.open(sys.argv[1]) as engine:
 
 @pytest.mark.parametrize(("script", "count"), [(BURIER, 60), (REDRIVER, 80)], ids=["bury", "redrive"])
 def test_6a_6c_a_killed_process_leaves_each_record_in_exactly_one_place(
-    engine: pylog.Engine, data_dir: Path, script: str, count: int
+    engine: pylog.Engine, data: Path, script: str, count: int
 ) -> None:
     jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=60_000)
     expected = sorted(b"%d" % n for n in range(count))
@@ -287,7 +287,7 @@ def test_6a_6c_a_killed_process_leaves_each_record_in_exactly_one_place(
     assert source is not None
     kills = 0
     while kills < 6 and sum(level.ready + level.in_flight for level in source.counts()) > 0:
-        with Child(script, data_dir) as child:
+        with Child(script, data) as child:
             child.says()
             before = sum(level.finished for level in source.counts())
             while sum(level.finished for level in source.counts()) < min(before + 8, count):

@@ -90,9 +90,9 @@ def test_1a_full_and_empty_are_those_of_the_standard_library(opened: Opened) -> 
     face.task_done()
 
 
-def test_what_other_processes_put_is_got_here(engine: pylog.Engine, data_dir: Path) -> None:
+def test_what_other_processes_put_is_got_here(engine: pylog.Engine, data: Path) -> None:
     face = engine.queue("jobs").as_queue(serde="str")
-    with pylog.open(data_dir) as other:
+    with pylog.open(data) as other:
         other.queue("jobs").as_queue(serde="str").put("from elsewhere")
     assert face.get(timeout=60) == "from elsewhere"
     face.task_done()
@@ -107,15 +107,15 @@ def test_an_item_that_cannot_be_decoded_is_buried_and_told(opened: Opened) -> No
     assert [letter.reason for letter in jobs.dead_letters] == ["undecodable"]
 
 
-def test_what_was_got_and_not_done_is_there_again_after_a_restart(data_dir: Path) -> None:
-    with pylog.open(data_dir) as engine:
+def test_what_was_got_and_not_done_is_there_again_after_a_restart(data: Path) -> None:
+    with pylog.open(data) as engine:
         face = engine.queue("jobs").as_queue()
         for item in (b"1", b"2"):
             face.put(item)
         assert (face.get(), face.get()) == (b"1", b"2")
         face.task_done()
         face.close()
-    with pylog.open(data_dir) as engine:
+    with pylog.open(data) as engine:
         face = engine.queue("jobs").as_queue()
         assert face.get_nowait() == b"2"
         face.task_done()

@@ -215,7 +215,7 @@ def test_join_waits_until_all_is_finished(opened: Opened) -> None:
 # ---- options --------------------------------------------------------------------------------------------
 
 
-def test_options_are_stored_and_a_different_one_is_refused(engine: pylog.Engine, data_dir: Path) -> None:
+def test_options_are_stored_and_a_different_one_is_refused(engine: pylog.Engine, data: Path) -> None:
     engine.queue("jobs", priorities=3, max_deliveries=7, dead_letter="graves").close()
     with engine.queue("jobs") as jobs:
         assert (jobs.priorities, jobs.source.config.max_deliveries) == (3, 7)
@@ -224,7 +224,7 @@ def test_options_are_stored_and_a_different_one_is_refused(engine: pylog.Engine,
         with pytest.raises(pylog.TopicConfigError) as refused:
             engine.queue("jobs", **options)  # type: ignore[arg-type]
         assert set(refused.value.differences) == set(options)
-    with pylog.open(data_dir) as other, other.queue("jobs", max_deliveries=7) as jobs:
+    with pylog.open(data) as other, other.queue("jobs", max_deliveries=7) as jobs:
         assert jobs.priorities == 3
 
 

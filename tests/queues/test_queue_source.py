@@ -21,11 +21,6 @@ Source = EmbeddedQueueSource
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
 

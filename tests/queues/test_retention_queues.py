@@ -56,11 +56,11 @@ def test_19a_queues_and_groups_are_waited_for_alike(engine: pylog.Engine) -> Non
 
 
 def test_19a_a_queue_of_that_name_over_another_topic_counts_for_nothing(
-    engine: pylog.Engine, data_dir: Path
+    engine: pylog.Engine, data: Path
 ) -> None:
     topic_of(engine, "shipping")
     with engine.queue("shipping") as other:
         other.put(b"a")
         other.purge()
     assert log_start(engine) == 0
-    assert (data_dir / "queues" / "shipping" / "floor.offsets").exists()
+    assert (data / "queues" / "shipping" / "floor.offsets").exists()

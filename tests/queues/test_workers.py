@@ -105,11 +105,11 @@ with pylog.open(sys.argv[1]) as engine:
 
 
 def test_sigterm_drains_what_is_in_flight_and_gives_back_the_rest(
-    engine: pylog.Engine, data_dir: Path
+    engine: pylog.Engine, data: Path
 ) -> None:
     jobs = engine.queue("jobs", max_deliveries=1)
     jobs.put_many([b"%d" % n for n in range(100)])
-    with Child(WORKER, data_dir) as child:
+    with Child(WORKER, data) as child:
         said = [child.says()]
         child.process.send_signal(signal.SIGTERM)
         while said[-1] != "drained":  # the signal takes a moment, in which others may begin
@@ -123,10 +123,10 @@ def test_sigterm_drains_what_is_in_flight_and_gives_back_the_rest(
     assert values(jobs) == [b"%d" % n for n in range(handled, 100)]
 
 
-def test_3b_the_leases_of_a_killed_worker_are_free_at_once(engine: pylog.Engine, data_dir: Path) -> None:
+def test_3b_the_leases_of_a_killed_worker_are_free_at_once(engine: pylog.Engine, data: Path) -> None:
     jobs = engine.queue("jobs", visibility_timeout=3600.0, retry=AT_ONCE)
     jobs.put(b"a")
-    with Child(WORKER, data_dir) as child:
+    with Child(WORKER, data) as child:
         assert child.says() == "a"
         assert jobs.get(0) is None
         child.kill()
@@ -137,7 +137,7 @@ def test_3b_the_leases_of_a_killed_worker_are_free_at_once(engine: pylog.Engine,
 
 
 def test_3a_a_worker_that_was_stopped_too_long_cannot_end_what_others_have(
-    engine: pylog.Engine, data_dir: Path
+    engine: pylog.Engine, data: Path
 ) -> None:
     jobs = engine.queue("jobs", visibility_timeout=1.0, retry=AT_ONCE)
     jobs.put(b"a")
@@ -154,7 +154,7 @@ with pylog.open(sys.argv[1]) as engine:
         except pylog.LeaseLostError:
             print("lost")
 """
-    with Child(script, data_dir) as child:
+    with Child(script, data) as child:
         assert child.says() == "got"
         child.stop()
         delivery = jobs.get(60)
@@ -177,7 +177,7 @@ def test_3c_a_task_ten_lease_times_long_is_delivered_once(opened: Opened) -> Non
 
 
 def test_3g_an_effect_happens_once_though_its_worker_died_before_the_ack(
-    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+    engine: pylog.Engine, data: Path, tmp_path: Path
 ) -> None:
     jobs = engine.queue("jobs", retry=AT_ONCE, max_deliveries=50)
     jobs.put_many([b"%d" % n for n in range(5)])
@@ -195,7 +195,7 @@ with pylog.open(sys.argv[1]) as engine:
     os.kill(os.getpid(), 9)
 """
     for _ in range(2):
-        with Child(script, data_dir, tmp_path / "effects.db") as child:
+        with Child(script, data, tmp_path / "effects.db") as child:
             child.process.wait()
     store = SqliteEffects(tmp_path / "effects.db")
 
@@ -255,11 +255,11 @@ def numbers(directory: Path, name: str) -> list[str]:
 class Storm:
     """Two producers and two consumers; each is killed after it got somewhere, and another takes its place."""
 
-    def __init__(self, engine: pylog.Engine, data_dir: Path, notes: Path, each: int) -> None:
+    def __init__(self, engine: pylog.Engine, data: Path, notes: Path, each: int) -> None:
         self.jobs = engine.queue(
             "jobs", retry=AT_ONCE, max_deliveries=60_000, visibility_timeout=600.0, durability="os"
         )
-        self._data, self._notes, self._each = data_dir, notes, each
+        self._data, self._notes, self._each = data, notes, each
         self._begun = 0
         self.children: list[Child] = []
         self._paths: list[Path] = []
@@ -306,9 +306,9 @@ class Storm:
                 pass
 
 
-def conserves(engine: pylog.Engine, data_dir: Path, tmp_path: Path, *, each: int, kills: int) -> None:
+def conserves(engine: pylog.Engine, data: Path, tmp_path: Path, *, each: int, kills: int) -> None:
     """Have producers and consumers killed again and again; every id ends acked or dead."""
-    storm = Storm(engine, data_dir, tmp_path, each)
+    storm = Storm(engine, data, tmp_path, each)
     try:
         for kill in range(kills):
             storm.kill(kill % 4)
@@ -330,16 +330,16 @@ def conserves(engine: pylog.Engine, data_dir: Path, tmp_path: Path, *, each: int
 
 
 def test_1b_1c_under_a_kill_storm_every_record_ends_acked_or_dead(
-    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+    engine: pylog.Engine, data: Path, tmp_path: Path
 ) -> None:
-    conserves(engine, data_dir, tmp_path, each=150, kills=8)
+    conserves(engine, data, tmp_path, each=150, kills=8)
 
 
 @pytest.mark.soak
 def test_1b_1c_under_a_long_kill_storm_every_record_ends_acked_or_dead(
-    engine: pylog.Engine, data_dir: Path, tmp_path: Path
+    engine: pylog.Engine, data: Path, tmp_path: Path
 ) -> None:
-    conserves(engine, data_dir, tmp_path, each=100_000, kills=400)
+    conserves(engine, data, tmp_path, each=100_000, kills=400)
 
 
 MANY_PRODUCER = """
@@ -362,10 +362,10 @@ with pylog.open(sys.argv[1]) as engine:
 """
 
 
-def multiset(data_dir: Path, each: int) -> None:
+def multiset(data: Path, each: int) -> None:
     """Four processes put, four get and ack: what goes in comes out."""
-    producers = [Child(MANY_PRODUCER, data_dir, number * each, each) for number in range(4)]
-    consumers = [Child(MANY_CONSUMER, data_dir) for _ in range(4)]
+    producers = [Child(MANY_PRODUCER, data, number * each, each) for number in range(4)]
+    consumers = [Child(MANY_CONSUMER, data) for _ in range(4)]
     found: Counter[int] = Counter()
     try:
         for consumer in consumers:
@@ -379,16 +379,16 @@ def multiset(data_dir: Path, each: int) -> None:
 
 
 def test_1b_four_producers_and_four_consumers_multiset_in_is_multiset_out(
-    engine: pylog.Engine, data_dir: Path
+    engine: pylog.Engine, data: Path
 ) -> None:
     engine.queue("jobs").close()
-    multiset(data_dir, 1000)
+    multiset(data, 1000)
 
 
 @pytest.mark.soak
-def test_1b_a_million_items(engine: pylog.Engine, data_dir: Path) -> None:
+def test_1b_a_million_items(engine: pylog.Engine, data: Path) -> None:
     engine.queue("jobs").close()
-    multiset(data_dir, 250_000)
+    multiset(data, 250_000)
 
 
 @pytest.mark.soak

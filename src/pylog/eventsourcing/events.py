@@ -168,7 +168,7 @@ def decode_event(types: MessageTypes, record: Record) -> Event:
     if kind is None or version is None or value is None or key is None:
         raise _no_event(record, "no type, version, value or key")
     try:
-        told, written = kind.decode(), 1 if schema is None else int(schema)
+        told, written = kind.decode(), int(schema or 1)
         data = types.decode(told, written, value)
         return Event(record, headers, key.decode(), int(version), told, written, data)
     except ValueError as error:

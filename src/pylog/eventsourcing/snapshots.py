@@ -117,9 +117,9 @@ def hints_of(kind: type[Aggregate]) -> dict[str, Any]:
 
 def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
     """Return a state as it comes from JSON, with the types that the class is annotated with."""
-    hints, convert = hints_of(kind), msgspec.convert
+    hints = hints_of(kind)
     return {
-        name: convert(value, hints[name]) if name in hints else value for name, value in state.items()
+        name: msgspec.convert(value, hints[name]) if name in hints else value for name, value in state.items()
     }
 
 
