@@ -160,16 +160,24 @@ class MessageTypes:
         return message in self._versions
 
     def encode(self, message: Any) -> tuple[str, int, bytes]:
-        """Return name, version and bytes of a message. Raises ConfigError for an unknown type."""
+        """Return name, version and bytes of a message.
+
+        Raises:
+            ConfigError: an unknown type.
+            SerializationError: its fields are not of the types that the class says, so that nobody could
+                read it again.
+        """
         try:
             name, version = self._versions[type(message)]
         except KeyError:
             known = ", ".join(sorted(self._types)) or "none"
             raise ConfigError(f"{type(message).__name__} is no type that was given; known: {known}") from None
         try:
-            return name, version, self._encode(message)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise SerializationError(f"{name} cannot be written: {error}") from None
+            data = self._encode(message)
+            self._decoders[name, version](data)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SerializationError(f"this {name} cannot be written and read again: {error}") from None
+        return name, version, data
 
     def decode(self, name: str, version: int, data: bytes) -> Any:
         """Return the message. Raises SerializationError: unknown, newer than known, or not what it says."""
@@ -178,6 +186,8 @@ class MessageTypes:
             decode = self._decoders[name, version] = self._upcasting(name, version)
         try:
             return decode(data)
+        except SerializationError:
+            raise
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SerializationError(f"not a {name} of version {version}: {error}") from error
 
@@ -196,9 +206,13 @@ class MessageTypes:
 
         def read(data: bytes) -> Any:
             fields = decode(data)
-            for step in steps:
+            for number, step in enumerate(steps, version):
                 assert step is not None
-                fields = step(fields)
+                try:
+                    fields = step(fields)
+                except Exception as error:  # it is the program's, and may raise anything
+                    reason = f"the upcaster of {name} from version {number} failed: {error!r}"
+                    raise SerializationError(reason) from error
             return convert(fields, message)
 
         return read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,26 @@ def test_all_streams_and_categories_have_an_order_in_each_partition(store: Event
     for partition in range(4):
         seen = [event.data.amount for event in store.read_all(partition)]
         assert seen == sorted(seen)
+
+
+def test_a_category_ends_at_the_first_hyphen(store: EventStore) -> None:
+    for stream in ("Account", "Account-1", "Account-eu-1", "Accounts-1", "Account-eu"):
+        store.append(stream, Deposited(1))
+    assert {event.stream for event in store.read_category("Account")} == set(store.streams("Account"))
+    assert set(store.streams("Account")) == {"Account", "Account-1", "Account-eu-1", "Account-eu"}
+    assert store.streams("Account-eu") == list(store.read_category("Account-eu")) == []
+    with pytest.raises(pylog.ConfigError, match="category"):
+        type("European", (Account,), {"category": "Account-eu"})
+
+
+def test_a_version_that_cannot_be_is_told(store: EventStore) -> None:
+    store.append("Account-1", [Deposited(1), Deposited(2)])
+    wrong: dict[str, Any]
+    for wrong in ({"last": -1}, {"first": -1}, {"most": -1}):
+        with pytest.raises(pylog.ConfigError):
+            store.read("Account-1", **wrong)
+    with pytest.raises(pylog.ConfigError):
+        store.state_at(Account, "1", version=-1)
 
 
 def test_a_subscription_over_all_streams_is_a_consumer(store: EventStore, engine: pylog.Engine) -> None:
@@ -271,8 +291,24 @@ def test_17d_the_state_at_a_version_or_time_is_the_fold_of_the_prefix(engine: py
             last = max(n for n, at in enumerate(times) if at <= times[version])
             assert store.state_at(Account, "1", time=times[version]).balance == folds[last]
         assert store.state_at(Account, "1", version=10**6).balance == folds[-1]
+        assert store.state_at(Account, "1", time=0).version == 0
+        assert store.state_at(Account, "1", time=datetime.max).version == len(folds) - 1
         with pytest.raises(pylog.ConfigError):
             store.state_at(Account, "1")
+
+
+def test_17d_the_state_at_the_time_that_an_audit_says_has_the_change(store: EventStore) -> None:
+    for amount in range(100):
+        store.append("Account-1", Deposited(amount))
+    for change in audit(store, "Account-1"):
+        found = store.state_at(Account, "1", time=change.time)
+        same = [event for event in store.read("Account-1") if event.time == change.time]
+        assert found.version == same[-1].version >= change.version
+        assert [event.version for event in store.read("Account-1", until=change.time)][-1] == found.version
+        there = change.time.astimezone(timezone(timedelta(hours=9)))
+        naive = change.time.astimezone().replace(tzinfo=None)
+        for time in (there, naive):
+            assert store.state_at(Account, "1", time=time).version == found.version
 
 
 def test_17e_an_audit_says_who_changed_what_and_when(store: EventStore) -> None:

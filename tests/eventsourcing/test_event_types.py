@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from accounts import EVENTS, Deposited
+from accounts import EVENTS, Deposited, Withdrawn
 
 import pylog
 from pylog import correlation
@@ -48,6 +48,33 @@ def test_events_of_older_schemas_are_upcast(engine: pylog.Engine) -> None:
     ):
         with pytest.raises(pylog.SerializationError, match=reason):
             list(engine.event_store("people", events=types).read("Person-1"))
+
+
+def test_what_could_not_be_read_again_is_not_stored(engine: pylog.Engine) -> None:
+    class Measured(msgspec.Struct):
+        value: float
+
+    store = engine.event_store("accounts", events=[*EVENTS, Measured])
+    wrong: Any
+    for wrong in (Deposited("5"), Deposited(None), Withdrawn(1.5), Measured(float("nan"))):  # type: ignore[arg-type]
+        with pytest.raises(pylog.SerializationError, match="read again"):
+            store.append("Account-1", [Deposited(1), wrong])
+    for metadata in ([1], {"at": object()}):
+        with pytest.raises((TypeError, pylog.SerializationError)):
+            store.append("Account-1", Deposited(1), metadata=metadata)  # type: ignore[arg-type]
+    assert store.version("Account-1") == 0
+
+
+@pytest.mark.parametrize("fault", [IndexError, AttributeError, ZeroDivisionError, KeyError, AssertionError])
+def test_an_upcaster_that_fails_is_named(engine: pylog.Engine, fault: type[Exception]) -> None:
+    def upcast(fields: dict[str, Any]) -> dict[str, Any]:
+        raise fault
+
+    old, new = moved_1(), moved_3()
+    engine.event_store("people", events=[old]).append("Person-1", old("Ada Lovelace"))
+    store = engine.event_store("people", events=[new], upcasters={("Moved", 1): dict, ("Moved", 2): upcast})
+    with pytest.raises(pylog.SerializationError, match="upcaster of Moved from version 2 failed"):
+        list(store.read("Person-1"))
 
 
 def test_what_is_no_event_type_is_refused(engine: pylog.Engine) -> None:

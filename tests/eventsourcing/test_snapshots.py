@@ -6,8 +6,11 @@ import json
 import random
 import shutil
 import threading
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,7 +190,7 @@ def test_17c_one_that_cannot_be_used_means_a_replay_and_the_same_state(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"version": 21}, {"version": 19}, {"offset": 3}, {"offset": 10**9}, {"epoch": 7}],
+    [{"version": 21}, {"version": 19}, {"offset": 3}, {"offset": 10**9}, {"epoch": 7}, {"timestamp": 7}],
     ids=str,
 )
 def test_17c_one_of_another_history_is_passed_over_for_an_older_one(
@@ -197,6 +200,16 @@ def test_17c_one_of_another_history_is_passed_over_for_an_older_one(
     deposit(store, 25)
     forge(engine, state={"balance": 10**6}, **changes)
     assert replayed(store) == (5, 25, 25)
+
+
+def test_17c_one_of_a_topic_that_was_made_anew_is_not_used(engine: pylog.Engine) -> None:
+    deposit(opened(engine), 20)
+    engine.delete_topic("accounts")
+    store = opened(engine)
+    assert replayed(store) == (0, 0, 0)
+    for _ in range(25):
+        store.append("Account-1", Deposited(100))  # version, offset and epoch are what the snapshot says
+    assert replayed(store) == (25, 2500, 25)
 
 
 def test_17c_a_raised_schema_makes_snapshots_of_its_own(engine: pylog.Engine) -> None:
@@ -246,6 +259,60 @@ def test_17c_a_state_that_json_changes_takes_none_until_it_is_annotated(
         assert taken == (2 if kind is Typed else 0)
     assert store.load(Typed, "1").at == datetime(2026, 1, 5, tzinfo=UTC)
     assert caplog.text.count("takes no snapshots") == 1
+
+
+class Color(IntEnum):
+    RED = 1
+
+
+@dataclass
+class Box:
+    inside: Any
+
+
+@pytest.mark.parametrize(
+    "state",
+    [Counter(a=1), defaultdict(int, a=1), [Counter(a=1)], {"a": (1,)}, Color.RED, Box(Color.RED)],
+    ids=repr,
+)
+def test_17c_a_state_of_types_that_json_has_not_takes_none(engine: pylog.Engine, state: Any) -> None:
+    class Holding(pylog.Aggregate):
+        kept: Box | None = None  # annotated: comes back as a Box, but not what is in it
+
+        def apply(self, event: Any) -> None:
+            if isinstance(state, Box):
+                self.kept = state
+            else:
+                self.held = state
+
+    store = opened(engine, snapshot_every=1)
+    thing = store.load(Holding, "1")
+    thing.record(Deposited(1))
+    store.save(thing)
+    store.flush()
+    assert engine.log_end_offset(SNAPSHOTS, 0) == 0
+    assert repr(store.load(Holding, "1")) == repr(thing)  # the state, types and all
+
+
+def test_17c_an_aggregate_that_ends_the_thread_stops_no_snapshot_of_others(
+    engine: pylog.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    main = threading.current_thread()
+
+    class Leaving(Account):
+        def apply(self, event: Any) -> None:
+            if threading.current_thread() is not main:
+                raise SystemExit(3)
+            super().apply(event)
+
+    store = opened(engine, snapshot_every=1)
+    for kind in (Leaving, Counting):
+        account = store.load(kind, "1")
+        account.deposit(1)
+        store.save(account)
+        store.flush()  # returns
+    assert "work in the background failed" in caplog.text
+    assert json.loads(newest(engine).value or b"")["aggregate"] == "Counting"
 
 
 def test_17c_a_snapshot_that_fails_fails_no_save(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
+from pylog.errors import ConfigError
 from pylog.records import RecordId
 
 OWN = "_stands"
@@ -48,11 +49,16 @@ class Aggregate:
     """
 
     category: ClassVar[str] = ""
-    """What its streams' names begin with; the class's name where it is empty."""
+    """What its streams' names begin with, before the first "-"; the class's name where it is empty."""
     snapshot_schema: ClassVar[int] = 1
     """Raise it when the meaning of the attributes changes: older snapshots are then not used."""
 
     _stands: Standing
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "-" in cls.category:
+            raise ConfigError(f"category={cls.category!r}: it ends at the first -, so that it has none")
 
     def record(self, event: Any) -> None:
         """Take an event that was decided: it is applied now and stored by the next save()."""

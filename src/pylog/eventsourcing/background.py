@@ -67,7 +67,7 @@ class Background(Generic[T]):
                 del self._waiting[thing]
             try:
                 self._work(thing)
-            except Exception:
+            except BaseException:  # SystemExit too: who flushes waits for what comes behind it
                 logger.exception("work in the background failed on %r", thing)
             with self._changed:
                 self._done += 1

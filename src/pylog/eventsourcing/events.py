@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pylog.correlation import Correlation, correlation_of, current
@@ -17,6 +17,8 @@ from pylog.records import Record, RecordId
 from pylog.serdes import MessageTypes
 
 TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema", "event_metadata"
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Metadata = Mapping[str, Any]
 Headers = list[tuple[str, bytes | None]]
@@ -62,9 +64,11 @@ class Event:
         """What was kept with it. Raises SerializationError where that is no JSON object."""
         stored = dict(self._headers).get(METADATA)
         try:
-            found: Metadata = json.loads(stored) if stored else {}
+            found = json.loads(stored) if stored else {}
         except ValueError as error:
             raise _no_event(self._record, f"metadata: {error}") from error
+        if not isinstance(found, dict):
+            raise _no_event(self._record, "metadata: no JSON object")
         return found
 
     @property
@@ -74,8 +78,8 @@ class Event:
 
     @property
     def time(self) -> datetime:
-        """When it was recorded, in UTC."""
-        return datetime.fromtimestamp(self.timestamp / 1e9, UTC)
+        """When it was recorded, in UTC: the microsecond in which that was."""
+        return EPOCH + timedelta(microseconds=self.timestamp // 1000)
 
     @property
     def category(self) -> str:
@@ -112,9 +116,11 @@ def encode_events(
     """Return the values and headers of events that follow each other in a stream."""
     common: Headers = []
     if metadata:
+        if not isinstance(metadata, Mapping):
+            raise TypeError(f"metadata is a mapping, not {type(metadata).__name__}")
         try:
             common.append((METADATA, json.dumps(metadata, separators=(",", ":")).encode()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(f"metadata cannot be written as JSON: {error}") from None
     correlation = current()
     if correlation is not None:

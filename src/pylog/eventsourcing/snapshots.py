@@ -1,6 +1,6 @@
 """Snapshots of aggregates in a compacted topic: they save replays and mean nothing else.
 
-A record's key is the stream; its value is JSON: state, the version and the place of the last event in it,
+A record's key is the stream; its value is JSON: state, the version, place and time of the last event in it,
 and the aggregate's snapshot_schema; a header has the XXH3-64 of the value. Invariant: one that is missing,
 damaged, of another schema, or not of this history is not used, and the state is the same without it.
 """
@@ -35,6 +35,8 @@ class Snapshot(NamedTuple):
     offset: int
     epoch: int
     """Place of the last event in it, in the partition of the stream."""
+    timestamp: int
+    """Of that event: in a topic that was made anew another one stands in its place."""
 
 
 class Snapshots:
@@ -59,12 +61,13 @@ class Snapshots:
             or (self.every_bytes is not None and standing.bytes >= self.every_bytes)
         )
 
-    def take(self, aggregate: Aggregate, stream: str, epoch: int) -> bool:
-        """Write a snapshot; False where the state would not come back as it is. Raises what append raises."""
+    def take(self, aggregate: Aggregate, stream: str, last: Record) -> bool:
+        """Write a snapshot of what the events up to `last` came to; False where the state would not come
+        back as it is. Raises what append raises."""
         standing, kind = standing_of(aggregate), type(aggregate)
         state = state_of(aggregate)
         try:
-            fits = restored(kind, msgspec.json.decode(msgspec.json.encode(state))) == state
+            fits = same(restored(kind, msgspec.json.decode(msgspec.json.encode(state))), state)
         except (TypeError, ValueError, RecursionError):
             fits = False
         if not fits:
@@ -82,7 +85,8 @@ class Snapshots:
                 "schema": kind.snapshot_schema,
                 "version": standing.version,
                 "offset": standing.offset,
-                "epoch": epoch,
+                "epoch": last.epoch,
+                "timestamp": last.timestamp,
                 "state": state,
             }
         )
@@ -123,6 +127,20 @@ def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def same(one: Any, other: Any) -> bool:
+    """Return whether two states are equal and of the same types: a Counter equals the dict that JSON has."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(map(same, one.items(), other.items()))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, set | frozenset):
+        return one == other and set(map(type, one)) == set(map(type, other))
+    fields: Any = getattr(one, "__struct_fields__", None) or getattr(one, "__dataclass_fields__", ())
+    return bool(one == other) and all(same(getattr(one, name), getattr(other, name)) for name in fields)
+
+
 def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
     """Return what a record says, None where it is damaged, or of another class or schema."""
     try:
@@ -134,7 +152,8 @@ def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
             return None
         aggregate = kind()
         vars(aggregate).update(restored(kind, found["state"]))
-        return Snapshot(aggregate, int(found["version"]), int(found["offset"]), int(found["epoch"]))
+        where = (int(found[part]) for part in ("version", "offset", "epoch", "timestamp"))
+        return Snapshot(aggregate, *where)
     except (PylogError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("a snapshot at %s-%d cannot be used: %s", record.topic, record.offset, error)
         return None

@@ -11,7 +11,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from pylog.config import (
@@ -41,6 +41,7 @@ from pylog.eventsourcing.aggregates import (
 )
 from pylog.eventsourcing.background import Background
 from pylog.eventsourcing.events import (
+    EPOCH,
     Event,
     Metadata,
     category_of,
@@ -56,6 +57,7 @@ from pylog.serdes import MessageTypes, Upcaster
 logger = logging.getLogger("pylog")
 
 A = TypeVar("A", bound=Aggregate)
+LARGEST = (1 << 63) - 1
 
 class StoreOptions(TypedDict, total=False):
     """What engine.event_store takes besides the name: see EventStore."""
@@ -225,13 +227,14 @@ class EventStore:
         Args:
             first: The version to begin with.
             last: The version to end with.
-            until: Only events up to this time: ns since 1970, or a datetime.
+            until: Only events up to this time: ns since 1970, or a datetime, of which the whole microsecond.
             backward: Newest first.
             most: How many at most.
 
         Raises:
             CorruptionError: an event is missing. SerializationError: one cannot be read.
         """
+        check_limits(first=first, last=last, most=most)
         records = self._records(stream, first, last)
         if until is not None:
             records = up_to(records, until)
@@ -258,10 +261,10 @@ class EventStore:
         return (self.event(record) for record in self.engine.read(self.name, partition, offset))
 
     def read_category(self, category: str) -> Iterator[Event]:
-        """Yield the events of all streams whose names begin with the category and "-"."""
-        prefix = f"{category}-".encode()
+        """Yield the events of all streams of a category: whose names have it before the first "-"."""
+        wanted = category.encode()
         records = self.engine.read(self.name)
-        return (self.event(record) for record in records if (record.key or b"").startswith(prefix))
+        return (self.event(record) for record in records if (record.key or b"").partition(b"-")[0] == wanted)
 
     def streams(self, category: str | None = None) -> list[str]:
         """Return the names of all streams, or of those of a category, in the order in which they began."""
@@ -294,9 +297,11 @@ class EventStore:
         version: int | None = None,
         time: datetime | int | None = None,
     ) -> A:
-        """Return an aggregate as it was at a version, or at a time (a datetime, or ns since 1970)."""
+        """Return an aggregate as it was at a version, or at a time (ns since 1970; or a datetime, after all
+        events of that microsecond); the newest where that is yet to come."""
         if (version is None) == (time is None):
             raise ConfigError("state_at() takes a version or a time")
+        check_limits(version=version)
         return self._load(kind, aggregate_id, version, time)
 
     def _load(self, kind: type[A], aggregate_id: str, version: int | None, time: datetime | int | None) -> A:
@@ -331,6 +336,8 @@ class EventStore:
         for snapshot in self._snapshots.before(kind, stream, version):
             records = self.engine.read_key(self.name, stream.encode(), first=snapshot.offset)
             if not records or (records[0].offset, records[0].epoch) != (snapshot.offset, snapshot.epoch):
+                continue
+            if records[0].timestamp != snapshot.timestamp:
                 continue
             if version_of(records[0]) != snapshot.version:
                 continue
@@ -434,7 +441,7 @@ class EventStore:
         stream = stream_of(type(aggregate), standing.aggregate_id)
         try:
             (last,) = self.engine.read_key(self.name, stream.encode(), first=standing.offset, most=1)
-            return self._snapshots.take(aggregate, stream, last.epoch)
+            return self._snapshots.take(aggregate, stream, last)
         except (PylogError, OSError, ValueError) as error:
             # the events are stored, which is all that was asked for
             logger.warning("no snapshot of %s was taken: %s", stream, error)
@@ -477,10 +484,19 @@ def conflict(stream: str, expected: int, actual: int) -> VersionConflictError:
     )
 
 
+def check_limits(**limits: int | None) -> None:
+    """Raise ConfigError or TypeError for a version, or a number of events, that there cannot be."""
+    for option, value in limits.items():
+        if value is not None:
+            check_count(value, option, 0, LARGEST)
+
+
 def up_to(records: list[Record], time: datetime | int) -> list[Record]:
     """Return the records before the first one that is later than a time."""
     if isinstance(time, datetime):
-        time = int(time.timestamp() * 1e9)
+        if time.tzinfo is None:
+            time = time.astimezone()  # the machine's
+        time = (time - EPOCH) // timedelta(microseconds=1) * 1000 + 999
     for number, record in enumerate(records):
         if record.timestamp > time:
             return records[:number]
