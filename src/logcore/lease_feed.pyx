@@ -387,12 +387,13 @@ cdef uint32_t key_of(const columns_t* columns, int row) noexcept nogil:
 
 
 cdef int64_t due_of(const columns_t* columns, int row, bytes name) noexcept:
-    """When the record is due by its own header (wall clock, ns); 0: at once."""
+    """When the record is due by its own header, of several the last (wall clock, ns); 0: at once."""
     cdef const int32_t* at = columns.header_offsets
     cdef const uint8_t* p
     cdef const uint8_t* end
     cdef Py_ssize_t wanted = PyBytes_GET_SIZE(name), name_bytes
     cdef int32_t value_bytes
+    cdef int64_t due = 0
     if at is NULL:
         return 0
     p, end = columns.headers + at[row], columns.headers + at[row + 1]
@@ -400,9 +401,9 @@ cdef int64_t due_of(const columns_t* columns, int row, bytes name) noexcept:
         name_bytes = load16(p)
         value_bytes = <int32_t> load32(p + 2 + name_bytes)
         if name_bytes == wanted and memcmp(p + 2, PyBytes_AS_STRING(name), wanted) == 0:
-            return digits(p + 6 + name_bytes, value_bytes)
+            due = digits(p + 6 + name_bytes, value_bytes)
         p += 6 + name_bytes + max(value_bytes, 0)
-    return 0
+    return due
 
 
 cdef int64_t digits(const uint8_t* p, int32_t size) noexcept nogil:
@@ -412,7 +413,7 @@ cdef int64_t digits(const uint8_t* p, int32_t size) noexcept nogil:
     if size <= 0 or size > 18 + 1:
         return 0
     for i in range(size):
-        if p[i] < 48 or p[i] > 57 or found > (INT64_MAX - 9) // 10:
+        if p[i] < 48 or p[i] > 57 or found > (INT64_MAX - (p[i] - 48)) // 10:
             return 0
         found = found * 10 + (p[i] - 48)
     return found

@@ -379,8 +379,12 @@ class Engine(Protocol):
     def consumed_by(self, topic: str, partition: int, offset: int) -> dict[str, bool]:
         """Return for each group that reads the topic whether it has committed past the record."""
 
-    def transaction(self) -> Any:
-        """Begin what becomes visible all or nothing: see the capability "transactions"."""
+    def transaction(self, *, transaction_bytes: int = 16 << 20) -> Any:
+        """Begin what becomes visible all or nothing: see the capability "transactions".
+
+        Args:
+            transaction_bytes: The most that it may buffer.
+        """
 
     def queue(self, name: str, **options: Unpack[QueueArguments]) -> Queue:
         """Open a work queue over a topic: see the capability "queues", and pylog.queues."""

@@ -31,6 +31,26 @@ MAX_PRIORITIES = 32
 LONGEST_SECONDS = 100 * 366 * 86_400.0
 
 
+MOST_DIGITS = 19
+"""Of a number in a header: a longer one is beyond 64 bits."""
+
+
+def number_of(text: bytes) -> int | None:
+    """Return the number below 2**63 that decimal digits say, else None: anybody may have written them."""
+    if not text.isdigit() or len(text) > MOST_DIGITS:
+        return None
+    found = int(text)
+    return found if found < 1 << 63 else None
+
+
+def stated(record: Record, header: str) -> int | None:
+    """Return the number in the last header of that name, as the native core reads it; None: none."""
+    for name, value in reversed(record.headers):
+        if name == header:
+            return None if value is None else number_of(value)
+    return None
+
+
 class QueueOptions(TypedDict, total=False):
     """What is stored with a queue and holds for all who work it."""
 

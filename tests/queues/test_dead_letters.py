@@ -326,18 +326,131 @@ def test_6c_what_is_buried_again_meanwhile_is_not_chased(opened: Opened) -> None
             delivery.reject("still bad")
 
     jobs.dead_letters.sleep = bury_again
-    assert jobs.dead_letters.redrive(rate=1e9) == (150, 150)
+    assert jobs.dead_letters.redrive(rate=1e9) == (150, 100)
 
 
 def test_a_redrive_that_fails_lets_go_of_what_it_had(opened: Opened, engine: pylog.Engine) -> None:
     jobs = opened()
-    jobs.put(b"good")
-    taken(jobs).reject()
-    engine.append("jobs.dlq", b"foreign")
+    for value in (b"good", b"better"):
+        jobs.put(value)
+        taken(jobs).reject()
+
+    def fail(seconds: float) -> None:
+        raise InterruptedError
+
+    jobs.dead_letters.sleep = fail
+    with pytest.raises(InterruptedError):
+        jobs.dead_letters.redrive(rate=1.0)
+    assert jobs.dead_letters.redrive() == (2, 0)
+
+
+def test_6c_a_letter_that_cannot_go_back_is_told_and_stays_and_all_others_go(
+    opened: Opened, engine: pylog.Engine
+) -> None:
+    engine.queue("gone", dead_letter="graves").put(b"of a topic that is deleted")
+    engine.queue("gone").get(0).reject()
+    jobs = opened(dead_letter="graves")
+    jobs.put_many([b"%d" % n for n in range(5)])
+    for delivery in jobs.get_many(5, 0):
+        delivery.reject()
+    engine.append("graves", b"says nothing")
+    engine.delete_topic("gone")
     for _ in range(2):
-        with pytest.raises(pylog.ConfigError, match="to="):
+        with pytest.raises(pylog.UnknownTopicError, match="gone"):
             jobs.dead_letters.redrive()
+        assert (jobs.qsize(), len(jobs.dead_letters)) == (5, 2)
+    with pytest.raises(pylog.ConfigError, match="to="):
+        jobs.dead_letters.redrive(where=~has_header("pylog-dead-topic"))
+    engine.create_topic("gone")
     assert jobs.dead_letters.redrive(where=has_header("pylog-dead-topic")) == (1, 1)
+
+
+def test_6c_letters_that_fill_more_than_a_transaction_are_redriven(
+    opened: Opened, engine: pylog.Engine
+) -> None:
+    engine.create_topic("jobs", max_record_bytes=20 << 20)
+    jobs = opened()
+    for _ in range(2):
+        jobs.put(bytes(17 << 20))
+        taken(jobs).reject()
+    assert jobs.dead_letters.redrive() == (2, 0)
+
+
+def test_6b_a_letter_that_dies_again_is_two_burials_and_comes_back_by_two_redrives(opened: Opened) -> None:
+    jobs, mourners = opened(), opened("jobs.dlq")
+    jobs.put(b"a", headers=[("traceparent", b"00-7"), ("pylog-dead-topic", b"forged")])
+    first = taken(jobs)
+    identity = first.identity
+    first.reject("bad", ValueError("no such order"))
+    taken(mourners).reject("worse")
+    (letter,) = mourners.dead_letters
+    assert (letter.reason, letter.topic, letter.exception, letter.identity) == (
+        "worse",
+        "jobs.dlq",
+        None,
+        identity,
+    )
+    assert mourners.dead_letters.redrive() == (1, 0)
+    letter = buried(jobs)
+    assert (letter.reason, letter.topic, letter.message, letter.identity, letter.redrives) == (
+        "bad",
+        "jobs",
+        "no such order",
+        identity,
+        1,
+    )
+    assert jobs.dead_letters.redrive() == (1, 0)
+    with taken(jobs) as again:
+        assert (again.identity, again.headers[:2]) == (identity, first.headers)
+        assert not [name for name, _ in again.headers[2:] if name.startswith("pylog-dead-")]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ("pylog-identity", b"\xff\xfe"),
+        ("pylog-redrives", b"9" * 5000),
+        ("pylog-priority", b"9" * 5000),
+        ("pylog-expires", b"9" * 5000),
+        ("pylog-due", b"9" * 5000),
+        ("pylog-due", None),
+        ("pylog-dead-reason", b"\xff"),
+        ("pylog-dead-partition", b"9" * 5000),
+    ],
+)
+def test_headers_that_anybody_may_write_stand_in_nobodys_way(
+    opened: Opened, forged: tuple[str, bytes | None]
+) -> None:
+    jobs = opened(priorities=2, max_deliveries=2)
+    jobs.put(b"a", headers=[forged])
+    assert [entry.state for entry in jobs.peek()] == ["ready"]
+    taken(jobs).nack()
+    delivery = taken(jobs)
+    assert delivery.identity
+    delivery.nack()
+    assert buried(jobs).reason == "max_deliveries"
+    assert jobs.dead_letters.redrive(to=jobs) == (1, 0)
+    assert values(jobs) == [b"a"]
+
+
+def test_an_exception_that_cannot_say_anything_is_buried_all_the_same(engine: pylog.Engine) -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    class Serde:
+        def serialize(self, value: object) -> bytes:
+            return b"x"
+
+        def deserialize(self, data: bytes) -> object:
+            raise MuteError
+
+    jobs = engine.queue("jobs", serde=Serde())
+    jobs.put("a")
+    assert jobs.get(0) is None
+    letter = buried(jobs)
+    assert (letter.reason, letter.exception) == ("undecodable", "pylog.errors.SerializationError")
+    assert "LookupError" in (letter.message or "")
 
 
 def test_6c_dead_letters_that_would_come_back_by_dying_are_refused(engine: pylog.Engine) -> None:

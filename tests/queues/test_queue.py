@@ -148,6 +148,16 @@ def test_delay_at_and_priority_are_headers_so_that_they_outlive_the_table(opened
     assert set(dict(by_value[b"b"].headers)) == {"pylog-due", "pylog-priority", "pylog-expires"}
 
 
+def test_headers_that_are_passed_on_do_not_say_when_it_comes(opened: Opened) -> None:
+    jobs, other = opened(), opened("other")
+    jobs.put(b"a", at=1)
+    with taken(jobs) as delivery:
+        other.put(b"a", headers=delivery.headers, delay=60.0)
+    other.put(b"never", at=(1 << 63) - 1)
+    assert other.get(0) is None
+    assert [entry.state for entry in other.peek()] == ["delayed", "delayed"]
+
+
 def test_a_delayed_record_comes_when_it_is_due_and_wakes_who_waits(opened: Opened) -> None:
     jobs = opened()
     jobs.put(b"later", delay=0.05)

@@ -30,7 +30,7 @@ from pylog.errors import (
     LockTimeoutError,
     OffsetOutOfRangeError,
 )
-from pylog.queue_options import DUE_HEADER, DeliveryState, QueueConfig, QueueCounts, QueueEntry
+from pylog.queue_options import DUE_HEADER, DeliveryState, QueueConfig, QueueCounts, QueueEntry, stated
 from pylog.records import Record
 
 if TYPE_CHECKING:
@@ -402,8 +402,7 @@ class EmbeddedQueueSource:
                 yield QueueEntry(record, STATES[state], count, when if STATES[state] == "delayed" else None)
         now = self._engine._clock.time_ns()
         for record in self._read(partition, scanned):
-            due = next((value for name, value in record.headers if name == DUE_HEADER), None)
-            when = int(due) if due is not None and due.isdigit() else 0
+            when = stated(record, DUE_HEADER) or 0
             yield (
                 QueueEntry(record, "delayed", 0, when) if when > now else QueueEntry(record, "ready", 0, None)
             )

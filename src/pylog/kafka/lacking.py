@@ -29,7 +29,7 @@ class LackingEngine:
         if os.getpid() != self._process:
             raise ClosedError("the engine was inherited through a fork: open one in the child")
 
-    def transaction(self) -> NoReturn:
+    def transaction(self, *, transaction_bytes: int = 0) -> NoReturn:
         """Raise UnsupportedError: this release has no transactions on Kafka."""
         self._lacks("transactions")
 

@@ -11,22 +11,23 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pylog.clock import Clock
-from pylog.config import check_count
+from pylog.config import MAX_RECORD_BYTES, check_count
 from pylog.engine import Engine
 from pylog.errors import (
     ConfigError,
     LeaseLostError,
+    PylogError,
     RecordTooLargeError,
     SerializationError,
     UnknownTopicError,
 )
 from pylog.filters import Filter
-from pylog.queue_options import DUE_HEADER, EXPIRES_HEADER, PRIORITY_HEADER
+from pylog.queue_options import DUE_HEADER, EXPIRES_HEADER, PRIORITY_HEADER, number_of, stated
 from pylog.queue_source import Lease, QueueSource
 from pylog.records import Record, TopicDescription
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pylog.queues.queue import Queue
 
 DEAD = "pylog-dead-"
+REASON_HEADER = DEAD + "reason"
+"""The first of those that a burial adds."""
 CONNECT = "__connect.errors."
 """What Kafka Connect writes on its dead letters, so that tools made for it understand ours."""
 IDENTITY_HEADER = "pylog-identity"
@@ -44,7 +47,11 @@ MAX_TRACEBACK_BYTES = 8 << 10
 MAX_MESSAGE_BYTES = 1 << 10
 ROOM_BYTES = 64 << 10
 """What a dead-letter topic takes beyond the largest record of the queue's topic."""
+LARGEST_BYTES = 2 * MAX_RECORD_BYTES
+"""Of a transaction: whatever may be put can be buried, and redriven."""
+TRACES = (DEAD + "traceback", CONNECT + "exception.stacktrace")
 AT_ONCE = 100
+LOWEST_RATE = 1e-6
 MOST_SHOWN = 1 << 20
 
 Header = tuple[str, bytes | None]
@@ -54,7 +61,7 @@ def identity_of(record: Record) -> str:
     """Return what names a record however often it is redriven: where it was first."""
     for name, value in record.headers:
         if name == IDENTITY_HEADER and value:
-            return value.decode()
+            return value.decode(errors="backslashreplace")
     return f"{record.topic}-{record.partition}@{record.offset}"
 
 
@@ -64,9 +71,22 @@ def capped(text: str, most: int) -> bytes:
     return data if len(data) <= most else data[-most:].decode(errors="ignore").encode()
 
 
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; somebody else wrote it, and it may not even do that."""
+    try:
+        return str(error)
+    except Exception as other:
+        return f"<its str() raised {type(other).__name__}>"
+
+
 def ours(name: str) -> bool:
     """Return whether a header says why and where a record was buried."""
     return name.startswith((DEAD, CONNECT))
+
+
+def burials(headers: Sequence[Header]) -> list[int]:
+    """Return where in the headers each burial begins: a dead letter may die again, as a record of a queue."""
+    return [place for place, (name, _) in enumerate(headers) if name == REASON_HEADER]
 
 
 def burial_headers(
@@ -74,7 +94,7 @@ def burial_headers(
 ) -> list[Header]:
     """Return the headers of a dead letter: the record's own, in their order, and then why."""
     record = lease.record
-    kept = [header for header in record.headers if not ours(header[0])]
+    kept = list(record.headers)
     if lease.level and PRIORITY_HEADER not in dict(kept):
         kept.append((PRIORITY_HEADER, b"%d" % lease.level))
     facts: dict[str, bytes] = {
@@ -90,7 +110,7 @@ def burial_headers(
     connect["connector.name"] = facts["group"]
     if error is not None:
         facts["exception"] = f"{type(error).__module__}.{type(error).__qualname__}".encode()
-        facts["message"] = capped(str(error), MAX_MESSAGE_BYTES)
+        facts["message"] = capped(message_of(error), MAX_MESSAGE_BYTES)
         facts["traceback"] = capped("".join(traceback.format_exception(error)), MAX_TRACEBACK_BYTES)
         connect["exception.class.name"] = facts["exception"]
         connect["exception.message"] = facts["message"]
@@ -109,9 +129,10 @@ def bury(engine: Engine, source: QueueSource, lease: Lease, topic: str, headers:
         LeaseLostError: somebody else has the record; nothing was done.
     """
     record = lease.record
-    for wanted in (headers, [header for header in headers if "trace" not in header[0]]):
+    without = [header for header in headers if header[0] not in TRACES]
+    for wanted in (headers, without):
         try:
-            with engine.transaction() as transaction:
+            with engine.transaction(transaction_bytes=LARGEST_BYTES) as transaction:
                 transaction.append(
                     topic, record.value, record.key, headers=wanted, timestamp=record.timestamp
                 )
@@ -129,7 +150,7 @@ def bury(engine: Engine, source: QueueSource, lease: Lease, topic: str, headers:
 def undecodable(record: Record, error: Exception) -> SerializationError:
     """Return the error that says which record cannot be decoded."""
     found = SerializationError(
-        f"the value of {record.topic}-{record.partition} at offset {record.offset}: {error}",
+        f"the value of {record.topic}-{record.partition} at offset {record.offset}: {message_of(error)}",
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
@@ -176,10 +197,13 @@ class DeadLetter:
     @classmethod
     def of(cls, record: Record) -> DeadLetter:
         """Return what the headers say; a record that was not buried here has the reason "unknown"."""
-        said = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+        headers = record.headers
+        begins = [*burials(headers), len(headers)]
+        first = texts(headers[begins[0] : begins[min(1, len(begins) - 1)]])
+        said = texts(headers[begins[-2] :]) if len(begins) > 1 else {}
         return cls(
             record,
-            reason=said.get(DEAD + "reason", "unknown"),
+            reason=said.get(REASON_HEADER, "unknown"),
             attempts=number(said.get(DEAD + "attempts"), 0),
             topic=said.get(DEAD + "topic", ""),
             partition=number(said.get(DEAD + "partition"), -1),
@@ -189,27 +213,32 @@ class DeadLetter:
             exception=said.get(DEAD + "exception"),
             message=said.get(DEAD + "message"),
             traceback=said.get(DEAD + "traceback"),
-            redrives=number(said.get(REDRIVES_HEADER), 0),
-            identity=identity_of_letter(record, said),
+            redrives=number(texts(headers).get(REDRIVES_HEADER), 0),
+            identity=identity_of_letter(record, first),
         )
+
+
+def texts(headers: Sequence[Header]) -> dict[str, str]:
+    """Return headers as text, of each name the last."""
+    return {name: (value or b"").decode(errors="replace") for name, value in headers}
 
 
 def level_of(record: Record, levels: int) -> int:
     """Return the level that the record was put with, or the highest there is."""
-    said = (dict(record.headers).get(PRIORITY_HEADER) or b"0").decode(errors="replace")
-    return min(number(said, 0), levels - 1)
+    return min(stated(record, PRIORITY_HEADER) or 0, levels - 1)
 
 
 def number(text: str | None, otherwise: int) -> int:
     """Return the digits' number; anybody may have written the header."""
-    return int(text) if text is not None and text.isascii() and text.isdecimal() else otherwise
+    found = None if text is None else number_of(text.encode())
+    return otherwise if found is None else found
 
 
-def identity_of_letter(record: Record, said: dict[str, str]) -> str:
-    """Return the identity of the record that a dead letter is."""
-    if IDENTITY_HEADER in said or DEAD + "topic" not in said:
+def identity_of_letter(record: Record, first: dict[str, str]) -> str:
+    """Return the identity of the record that a dead letter is; its first burial says where it was."""
+    if DEAD + "topic" not in first or any(name == IDENTITY_HEADER for name, _ in record.headers):
         return identity_of(record)
-    return f"{said[DEAD + 'topic']}-{said[DEAD + 'partition']}@{said[DEAD + 'offset']}"
+    return f"{first[DEAD + 'topic']}-{first.get(DEAD + 'partition')}@{first.get(DEAD + 'offset')}"
 
 
 class Redriven(NamedTuple):
@@ -312,12 +341,14 @@ class DeadLetters:
 
         Raises:
             ConfigError: `to` is the dead-letter topic itself, or a record does not say where it came from.
+            UnknownTopicError, RecordTooLargeError: it cannot go there. It stays, as the first of those that
+                have to, and all others were brought back.
         """
         target = to if isinstance(to, str) or to is None else to.topic
         if target == self.topic:
             raise ConfigError(f"{target!r} is the dead-letter topic itself: redriving would never end")
-        if rate is not None and not rate > 0:
-            raise ConfigError(f"rate={rate} is out of range: more than 0 per second")
+        if rate is not None and not rate >= LOWEST_RATE:
+            raise ConfigError(f"rate={rate} is out of range: at least {LOWEST_RATE:g} per second")
         if limit is not None:
             check_count(limit, "limit", 0, 1 << 62)
         if dry_run:
@@ -338,12 +369,13 @@ class DeadLetters:
         rate: float | None,
         limit: int | None,
     ) -> int:
-        at_once = AT_ONCE if rate is None else max(1, min(AT_ONCE, int(rate / 10)))
+        at_once = AT_ONCE if rate is None else max(1, int(min(AT_ONCE, rate / 10)))
         began, moved = self.clock.monotonic(), 0
         # what is buried again meanwhile is not chased
         partitions = range(self.engine.describe_topic(self.topic).partitions)
         ends = [self.engine.log_end_offset(self.topic, partition) for partition in partitions]
         held: list[Lease] = []
+        refused: list[PylogError] = []
         pending: list[Lease] = []
         try:
             while limit is None or moved < limit:
@@ -358,19 +390,23 @@ class DeadLetters:
                     behind += late
                 if behind == len(pending):
                     break
-                moved += self._move(chosen, to)
-                if rate is not None:
+                if rate is not None and chosen:
                     self.sleep(max(0.0, began + moved / rate - self.clock.monotonic()))
+                held += chosen  # what was moved is left alone in the end
+                moved += self._move(chosen, to, refused)
         finally:
-            # held until now, so that each was looked at once; what was moved is left alone
+            # held until now, so that each was looked at once
             source.release([*held, *pending])
+        if refused:
+            raise refused[0]
         return moved
 
-    def _move(self, leases: list[Lease], to: Queue | str | None) -> int:
+    def _move(self, leases: list[Lease], to: Queue | str | None, refused: list[PylogError]) -> int:
+        """Bring back as many as can be, in as few steps; returns how many."""
         if not leases:
             return 0
         try:
-            with self.engine.transaction() as transaction:
+            with self.engine.transaction(transaction_bytes=LARGEST_BYTES) as transaction:
                 for lease in leases:
                     topic, partition = self._target(lease.record, to)
                     transaction.append(
@@ -383,10 +419,13 @@ class DeadLetters:
                     )
                 transaction.ack(leases)
             return len(leases)
-        except LeaseLostError:
-            if len(leases) == 1:
-                return 0  # somebody else redrove it
-            return sum(self._move([lease], to) for lease in leases)
+        except (LeaseLostError, UnknownTopicError, RecordTooLargeError, ConfigError) as error:
+            if len(leases) > 1:
+                half = len(leases) // 2
+                return self._move(leases[:half], to, refused) + self._move(leases[half:], to, refused)
+            if not isinstance(error, LeaseLostError):  # else somebody else redrove it
+                refused.append(error)
+            return 0
 
     def _target(self, record: Record, to: Queue | str | None) -> tuple[str, int | None]:
         if isinstance(to, str):
@@ -412,7 +451,14 @@ def redriven_headers(record: Record, now: int) -> list[Header]:
     """Return the headers of a record that comes back: its own, its identity, and when it may be tried."""
     letter = DeadLetter.of(record)
     gone = (DUE_HEADER, EXPIRES_HEADER, IDENTITY_HEADER, REDRIVES_HEADER)
-    kept: list[Any] = [header for header in record.headers if not ours(header[0]) and header[0] not in gone]
+    begins = burials(record.headers)
+    # what the last burial added; one before it is the record's own by now
+    added = begins[-1] if begins else len(record.headers)
+    kept: list[Any] = [
+        header
+        for place, header in enumerate(record.headers)
+        if header[0] not in gone and not (place >= added and ours(header[0]))
+    ]
     return [
         *kept,
         (IDENTITY_HEADER, letter.identity.encode()),

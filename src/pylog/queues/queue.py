@@ -30,6 +30,7 @@ from pylog.queue_options import (
     DeliveryState,
     QueueCounts,
     QueueEntry,
+    stated,
 )
 from pylog.queue_source import Lease, QueueSource
 from pylog.queues.dead_letters import DeadLetters, burial_headers, bury, undecodable
@@ -311,8 +312,8 @@ class Queue:
         return Delivery(self, lease, permit, value)
 
     def _expired(self, record: Record) -> bool:
-        said = dict(record.headers).get(EXPIRES_HEADER)
-        return said is not None and said.isdigit() and int(said) <= self._clock.time_ns()
+        expires = stated(record, EXPIRES_HEADER)
+        return expires is not None and expires <= self._clock.time_ns()
 
     def _wanted(self, sieve: Sieve, lease: Lease) -> bool:
         try:
@@ -421,10 +422,7 @@ class Queue:
 
     def _elapsed(self, record: Record) -> float:
         """Return the seconds since the record could be delivered first."""
-        since = record.timestamp
-        due = dict(record.headers).get(DUE_HEADER)
-        if due is not None and due.isdigit():
-            since = max(since, int(due))
+        since = max(record.timestamp, stated(record, DUE_HEADER) or 0)
         return (self._clock.time_ns() - since) / 1e9
 
     def bury(self, lease: Lease, reason: str, error: BaseException | None) -> None:
