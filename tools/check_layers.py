@@ -29,7 +29,13 @@ VOCABULARY = (
 SEAM = ("pylog.engine", "pylog.queue_source", *VOCABULARY)
 # What engine.queue() and event_store() give out stands above the engine: imported when called, or for types.
 DOORS = ("pylog.queues", "pylog.eventsourcing")
-VALUES_OF_THE_CORE = ("logcore.errors", "logcore.batch", "logcore.record_ids", "logcore.matching")
+VALUES_OF_THE_CORE = (
+    "logcore.errors",
+    "logcore.batch",
+    "logcore.record_ids",
+    "logcore.matching",
+    "logcore.header_fields",
+)
 
 # A layer: the modules in it, and what they may import of the project besides themselves.
 LAYERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (

@@ -12,44 +12,72 @@ from libc.string cimport memcpy
 
 from logcore.errors import RecordTooLargeError
 from logcore.format cimport MAX_BATCH_BYTES, MAX_HEADERS_PER_RECORD, load16, load32, store16, store32
+from logcore.inputs cimport fast_items, fast_size
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
     MAX_NAME_BYTES = 65535
     FIXED_BYTES = 6                      # u16 name length, i32 value length
 
 
-cdef tuple one_header(object item):
-    """Check one (name, value) and encode its name."""
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
+cdef Py_ssize_t encoded_bytes(object item) except -1:
+    """Check one (name, value); the bytes that it takes."""
+    cdef Py_ssize_t name_bytes = 0
+    if not isinstance(item, (tuple, list)) or fast_size(item) != 2:
         raise TypeError("headers are a dict or an iterable of (name, value)")
-    name, value = item
+    name, value = <object> fast_items(item)[0], <object> fast_items(item)[1]
     if not isinstance(name, str):
         raise TypeError(f"the name of a header is str, not {type(name).__name__}")
     if value is not None and not isinstance(value, bytes):
         raise TypeError(f"the value of header {name!r} is bytes or None, not {type(value).__name__}")
     try:
-        encoded = (<str> name).encode("utf-8")
+        PyUnicode_AsUTF8AndSize(name, &name_bytes)
     except UnicodeEncodeError:
         raise ValueError(f"the name of header {name!r} cannot be encoded as UTF-8") from None
-    if len(encoded) > MAX_NAME_BYTES:
-        raise ValueError(f"a header's name has {len(encoded)} bytes, beyond the limit of {MAX_NAME_BYTES}")
-    return encoded, value
+    if name_bytes > MAX_NAME_BYTES:
+        raise ValueError(f"a header's name has {name_bytes} bytes, beyond the limit of {MAX_NAME_BYTES}")
+    return FIXED_BYTES + name_bytes + (0 if value is None else PyBytes_GET_SIZE(value))
+
+
+cdef uint8_t* put_header(uint8_t* at, object item) except NULL:
+    """Write one that was checked; the place behind it."""
+    cdef Py_ssize_t size = 0
+    cdef const char* name = PyUnicode_AsUTF8AndSize(<object> fast_items(item)[0], &size)
+    value = <object> fast_items(item)[1]
+    store16(at, <uint16_t> size)
+    memcpy(at + 2, name, size)
+    at += 2 + size
+    if value is None:
+        store32(at, <uint32_t> -1)
+        return at + 4
+    size = PyBytes_GET_SIZE(value)
+    store32(at, <uint32_t> size)
+    memcpy(at + 4, PyBytes_AS_STRING(value), size)
+    return at + 4 + size
 
 
 cdef bytes encode_headers(object headers):
-    cdef list pairs
-    cdef bytes joined, name, value
+    cdef object pairs = headers
+    cdef bytes joined
     cdef int64_t size = 0
+    cdef Py_ssize_t i
     cdef uint8_t* at
     if headers is None:
         return b""
-    if isinstance(headers, (str, bytes)) or not hasattr(headers, "__iter__"):
-        raise TypeError(f"headers are a dict or an iterable of (name, value), not {type(headers).__name__}")
-    pairs = [one_header(item) for item in (headers.items() if isinstance(headers, dict) else headers)]
-    if len(pairs) > MAX_HEADERS_PER_RECORD:
-        raise ValueError(f"a record has {len(pairs)} headers, beyond the limit of {MAX_HEADERS_PER_RECORD}")
-    for name, value in pairs:
-        size += FIXED_BYTES + len(name) + (0 if value is None else len(value))
+    if not isinstance(headers, (list, tuple)):
+        if isinstance(headers, (str, bytes)) or not hasattr(headers, "__iter__"):
+            raise TypeError(
+                f"headers are a dict or an iterable of (name, value), not {type(headers).__name__}"
+            )
+        pairs = list(headers.items() if isinstance(headers, dict) else headers)
+    if fast_size(pairs) > MAX_HEADERS_PER_RECORD:
+        raise ValueError(
+            f"a record has {fast_size(pairs)} headers, beyond the limit of {MAX_HEADERS_PER_RECORD}"
+        )
+    for i in range(fast_size(pairs)):
+        size += encoded_bytes(<object> fast_items(pairs)[i])
     if size > MAX_BATCH_BYTES:
         raise RecordTooLargeError(
             f"headers of {size} bytes are beyond the limit of {<int64_t> MAX_BATCH_BYTES}",
@@ -57,17 +85,8 @@ cdef bytes encode_headers(object headers):
         )
     joined = PyBytes_FromStringAndSize(NULL, size)
     at = <uint8_t*> PyBytes_AS_STRING(joined)
-    for name, value in pairs:
-        store16(at, <uint16_t> PyBytes_GET_SIZE(name))
-        memcpy(at + 2, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        at += 2 + PyBytes_GET_SIZE(name)
-        if value is None:
-            store32(at, <uint32_t> -1)
-            at += 4
-        else:
-            store32(at, <uint32_t> PyBytes_GET_SIZE(value))
-            memcpy(at + 4, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-            at += 4 + PyBytes_GET_SIZE(value)
+    for i in range(fast_size(pairs)):
+        at = put_header(at, <object> fast_items(pairs)[i])
     return joined
 
 

@@ -1,6 +1,7 @@
 """What is read and where it stands: Record, RecordId, RecordBatch, TopicPartition and what describes topics.
 
-Plain values without behaviour; Record, RecordId and RecordBatch are the native core's. Invariant: immutable.
+Plain values without behaviour; Record, RecordId, RecordBatch, and HeaderFields by which headers are read,
+are the native core's. Invariant: immutable.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from logcore.batch import Record, RecordBatch
+from logcore.header_fields import HeaderFields
 from logcore.record_ids import RecordId, RecordIds
 from pylog.config import TopicConfig
 from pylog.errors import SerializationError
@@ -17,6 +19,7 @@ from pylog.serdes import Serde
 __all__ = [
     "Damage",
     "DecodedRecord",
+    "HeaderFields",
     "OffsetAndTimestamp",
     "Record",
     "RecordBatch",

@@ -159,25 +159,34 @@ class MessageTypes:
     def __contains__(self, message: object) -> bool:
         return message in self._versions
 
-    def encode(self, message: Any) -> tuple[str, int, bytes]:
-        """Return name, version and bytes of a message.
-
-        Raises:
-            ConfigError: an unknown type.
-            SerializationError: its fields are not of the types that the class says, so that nobody could
-                read it again.
-        """
+    def name_of(self, kind: type) -> tuple[str, int]:
+        """Return name and version of a type. Raises ConfigError for an unknown one."""
         try:
-            name, version = self._versions[type(message)]
+            return self._versions[kind]
         except KeyError:
             known = ", ".join(sorted(self._types)) or "none"
-            raise ConfigError(f"{type(message).__name__} is no type that was given; known: {known}") from None
-        try:
-            data = self._encode(message)
-            self._decoders[name, version](data)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise SerializationError(f"this {name} cannot be written and read again: {error}") from None
-        return name, version, data
+            raise ConfigError(f"{kind.__name__} is no type that was given; known: {known}") from None
+
+    def encode(self, messages: Iterable[Any]) -> list[bytes]:
+        """Return the bytes of each of some messages.
+
+        Raises:
+            ConfigError: one is of an unknown type.
+            SerializationError: the fields of one are not of the types that its class says, so that nobody
+                could read it again.
+        """
+        found, names, decoders, encode = [], self._versions, self._decoders, self._encode
+        for message in messages:
+            name = names.get(type(message)) or self.name_of(type(message))
+            try:
+                data = encode(message)
+                decoders[name](data)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise SerializationError(
+                    f"this {name[0]} cannot be written and read again: {error}"
+                ) from None
+            found.append(data)
+        return found
 
     def decode(self, name: str, version: int, data: bytes) -> Any:
         """Return the message. Raises SerializationError: unknown, newer than known, or not what it says."""

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from pylog.correlation import Correlation, correlation_of, current
 from pylog.errors import SerializationError
-from pylog.records import Record, RecordId
+from pylog.records import HeaderFields, Record, RecordId
 from pylog.serdes import MessageTypes
 
 TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema", "event_metadata"
@@ -24,57 +26,49 @@ Metadata = Mapping[str, Any]
 Headers = list[tuple[str, bytes | None]]
 
 
-class Event:
-    """One event of a stream. What is told of it, but for its data, is made when it is asked for."""
+class Event(msgspec.Struct, eq=False):
+    """One event of a stream. What is told of it besides these is made when it is asked for.
 
-    __slots__ = ("_headers", "_record", "data", "schema_version", "stream", "type", "version")
+    A struct for the sake of its constructor: one is made for each record that is read.
+    """
 
+    record: Record
+    """Where it stands, and all that it says."""
     stream: str
     version: int
     """1 for the first event of the stream, then 2, and so on."""
     type: str
-    data: Any
-    """The event itself, upcast to the version that the program knows."""
     schema_version: int
     """Of the event as it was written."""
-
-    def __init__(
-        self, record: Record, headers: Headers, stream: str, version: int, kind: str, schema: int, data: Any
-    ) -> None:
-        self._record = record
-        self._headers = headers
-        self.stream = stream
-        self.version = version
-        self.type = kind
-        self.schema_version = schema
-        self.data = data
+    data: Any
+    """The event itself, upcast to the version that the program knows."""
 
     @property
     def timestamp(self) -> int:
         """Nanoseconds since 1970."""
-        return self._record.timestamp
+        return self.record.timestamp
 
     @property
     def record_id(self) -> RecordId:
         """Where it stands: also what a read model's wait_for() takes."""
-        return RecordId(self._record.topic, self._record.partition, self._record.offset)
+        return RecordId(self.record.topic, self.record.partition, self.record.offset)
 
     @property
     def metadata(self) -> Metadata:
         """What was kept with it. Raises SerializationError where that is no JSON object."""
-        stored = dict(self._headers).get(METADATA)
+        stored = dict(self.record.headers).get(METADATA)
         try:
             found = json.loads(stored) if stored else {}
         except ValueError as error:
-            raise _no_event(self._record, f"metadata: {error}") from error
+            raise _no_event(self.record, f"metadata: {error}") from error
         if not isinstance(found, dict):
-            raise _no_event(self._record, "metadata: no JSON object")
+            raise _no_event(self.record, "metadata: no JSON object")
         return found
 
     @property
     def correlation(self) -> Correlation | None:
         """The ids that it was written under, None without."""
-        return correlation_of(self._headers)
+        return correlation_of(self.record.headers)
 
     @property
     def time(self) -> datetime:
@@ -89,10 +83,10 @@ class Event:
     @property
     def event_id(self) -> str:
         """Its name in the whole log, which is the causation id of what it causes."""
-        return id_of(self._record)
+        return id_of(self.record)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Event) and self._record == other._record and self.data == other.data
+        return isinstance(other, Event) and self.record == other.record and self.data == other.data
 
     __hash__ = None  # type: ignore[assignment]  # its data may be anything
 
@@ -125,58 +119,42 @@ def encode_events(
     correlation = current()
     if correlation is not None:
         common.extend(correlation.headers())
-    values, headers = [], []
+    own: dict[type, tuple[tuple[str, bytes], Headers]] = {}
+    for kind in set(map(type, events)):
+        name, schema = types.name_of(kind)
+        written = [] if schema == 1 else [(SCHEMA, b"%d" % schema)]
+        own[kind] = (TYPE, name.encode()), written + common
+    headers = []
     for version, event in enumerate(events, first_version):
-        name, schema, value = types.encode(event)
-        own: Headers = [(TYPE, name.encode()), (VERSION, b"%d" % version)]
-        if schema != 1:
-            own.append((SCHEMA, b"%d" % schema))
-        values.append(value)
-        headers.append(own + common if common else own)
-    return values, headers
+        first, rest = own[type(event)]
+        headers.append([first, (VERSION, b"%d" % version), *rest])
+    return types.encode(events), headers
+
+
+_fields = HeaderFields((TYPE,), (VERSION, SCHEMA)).of
 
 
 def version_of(record: Record) -> int:
     """Return an event's version in its stream. Raises SerializationError for a record that is no event."""
-    for name, value in record.headers:
-        if name == VERSION and value is not None and value.isdigit():
-            return int(value)
-    raise _no_event(record, "no version")
-
-
-def data_of(types: MessageTypes, record: Record) -> Any:
-    """Return the event that a record holds, upcast."""
-    name, schema = None, 1
-    for header, value in record.headers:
-        if header == TYPE:
-            name = value
-        elif header == SCHEMA and value is not None:
-            schema = int(value) if value.isdigit() else 0
-    if name is None or record.value is None:
-        raise _no_event(record, "no type or no value")
     try:
-        return types.decode(name.decode(errors="replace"), schema, record.value)
-    except SerializationError as error:
+        version: int | None = _fields(record)[1]
+    except ValueError as error:
         raise _no_event(record, str(error)) from error
+    if version is None:
+        raise _no_event(record, "no version")
+    return version
 
 
 def decode_event(types: MessageTypes, record: Record) -> Event:
-    """Return the event that a record holds, with all that is known of it."""
-    kind = version = schema = None
-    headers, value, key = record.headers, record.value, record.key
-    for name, stored in headers:
-        if name == TYPE:
-            kind = stored
-        elif name == VERSION:
-            version = stored
-        elif name == SCHEMA:
-            schema = stored
-    if kind is None or version is None or value is None or key is None:
-        raise _no_event(record, "no type, version, value or key")
+    """Return the event that a record holds. Raises SerializationError for a record that is none."""
     try:
-        told, written = kind.decode(), int(schema or 1)
-        data = types.decode(told, written, value)
-        return Event(record, headers, key.decode(), int(version), told, written, data)
+        kind, version, schema = _fields(record)
+        key, value = record.key, record.value
+        if kind is None or version is None or key is None or value is None:
+            raise ValueError("no type, version, key or value")
+        if schema is None:
+            schema = 1
+        return Event(record, key.decode(), version, kind, schema, types.decode(kind, schema, value))
     except ValueError as error:
         raise _no_event(record, str(error)) from error
 

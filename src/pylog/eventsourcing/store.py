@@ -45,7 +45,6 @@ from pylog.eventsourcing.events import (
     Event,
     Metadata,
     category_of,
-    data_of,
     decode_event,
     encode_events,
     version_of,
@@ -319,7 +318,7 @@ class EventStore:
             records = records[: max(version - standing.version, 0)]
         apply, types, size = aggregate.apply, self.types, 0
         for record in records:
-            apply(data_of(types, record))
+            apply(decode_event(types, record).data)
             size += len(record.value or b"")
         if records:
             standing.version += len(records)
@@ -411,7 +410,7 @@ class EventStore:
             standing.pending.clear()
             return
         if self._snapshots.every_bytes is not None:
-            standing.bytes += sum(len(self.types.encode(event)[2]) for event in standing.pending)
+            standing.bytes += sum(map(len, self.types.encode(standing.pending)))
         standing.pending.clear()
         if self._snapshots.due(aggregate):
             standing.snapshot_version, standing.bytes = standing.version, 0

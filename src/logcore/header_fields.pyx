@@ -1,0 +1,121 @@
+# cython: language_level=3
+"""HeaderFields: the headers of certain names, read from a record in one pass.
+
+Only what is asked for becomes an object. No meaning is given to any name here. Invariant: what it returns is
+what `record.headers` has under those names, the last of each where there are several.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcmp
+
+from logcore.batch cimport Record, RecordBatch
+from logcore.format cimport load16, load32
+from logcore.record_headers cimport header_bytes
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+cdef enum:
+    MOST_FIELDS = 8
+    MOST_DIGITS = 18                     # so that each number fits into int64
+    FIXED_BYTES = 6                      # u16 name length, i32 value length
+    REPR_BYTES = 40
+
+
+cdef struct fields_t:
+    const uint8_t* values[MOST_FIELDS]
+    Py_ssize_t sizes[MOST_FIELDS]        # -1: no such header, or a null one
+
+
+cdef class HeaderFields:
+    """Reads the headers of some names: the values of `texts` as str, those of `numbers` (decimal) as int."""
+
+    cdef tuple names                     # as they stand in a record, the texts first
+    cdef list seen                       # of each text the one that was read last: they mostly repeat
+
+    def __init__(self, texts, numbers=()):
+        self.names = tuple([name.encode() for name in (*texts, *numbers)])
+        self.seen = [""] * len(texts)
+        if len(self.names) > MOST_FIELDS:
+            raise ValueError(f"{len(self.names)} names, beyond the limit of {MOST_FIELDS}")
+
+    def of(self, Record record not None) -> tuple:
+        """What a record has under each name, texts first; None where there is no such header or a null one,
+        or a number is empty.
+
+        Raises:
+            ValueError: a text is no UTF-8, or a number no decimal one of at most 18 digits.
+            CorruptionError: the encoded headers are not what the format says.
+        """
+        cdef fields_t fields
+        cdef Py_ssize_t i, count = len(self.names)
+        cdef object value
+        cdef tuple found
+        self.find(record.batch, record.index, &fields)
+        found = PyTuple_New(count)
+        for i in range(count):
+            value = None
+            if fields.sizes[i] >= 0:
+                if i < len(self.seen):
+                    value = self.text(i, fields.values[i], fields.sizes[i])
+                else:
+                    value = number(fields.values[i], fields.sizes[i])
+            Py_INCREF(value)
+            PyTuple_SET_ITEM(found, i, value)
+        return found
+
+    cdef int find(self, RecordBatch batch, Py_ssize_t row, fields_t* fields) except -1:
+        cdef const int32_t* at = batch.columns.header_offsets
+        cdef const uint8_t* data
+        cdef Py_ssize_t left, length, name_bytes, i
+        for i in range(len(self.names)):
+            fields.sizes[i] = -1
+        if at is NULL:
+            return 0
+        data = batch.columns.headers + at[row]
+        left = at[row + 1] - at[row]
+        while left > 0:
+            length = header_bytes(data, left)
+            if length < 0:
+                batch.headers_of(row)    # raises: it says what is wrong, and where
+                return 0
+            name_bytes = load16(data)
+            for i in range(len(self.names)):
+                if name_bytes == PyBytes_GET_SIZE(<bytes> self.names[i]) and memcmp(
+                    data + 2, PyBytes_AS_STRING(<bytes> self.names[i]), name_bytes
+                ) == 0:
+                    fields.values[i] = data + FIXED_BYTES + name_bytes
+                    fields.sizes[i] = <int32_t> load32(data + 2 + name_bytes)
+                    break
+            data += length
+            left -= length
+        return 0
+
+    cdef str text(self, Py_ssize_t i, const uint8_t* data, Py_ssize_t size):
+        cdef Py_ssize_t seen_bytes = 0
+        cdef str seen = <str> self.seen[i]
+        cdef const char* seen_data = PyUnicode_AsUTF8AndSize(seen, &seen_bytes)
+        if seen_bytes != size or memcmp(seen_data, data, size) != 0:
+            seen = PyUnicode_DecodeUTF8(<char*> data, size, NULL)
+            self.seen[i] = seen
+        return seen
+
+
+cdef object number(const uint8_t* digits, Py_ssize_t size):
+    cdef int64_t value = 0
+    cdef Py_ssize_t i
+    if size == 0:
+        return None
+    if size <= MOST_DIGITS:
+        for i in range(size):
+            if not c'0' <= digits[i] <= c'9':
+                break
+            value = 10 * value + digits[i] - c'0'
+        else:
+            return value
+    shown = (<const char*> digits)[:min(size, <Py_ssize_t> REPR_BYTES)]
+    raise ValueError(f"{shown!r} is no decimal number of at most {<int> MOST_DIGITS} digits")
