@@ -25,6 +25,15 @@ CircuitState = Literal["closed", "open", "half_open"]
 
 LONGEST_DELAY = 1e9
 """Seconds: thirty years."""
+MOST_FACTOR = 1e6
+
+
+def check_errors(value: Errors, option: str) -> Errors:
+    """Return `value` if isinstance() takes it; else TypeError now, and not when something failed."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"{option} is an exception class or a tuple of them, not {value!r}")
+    return value
 
 
 class Decision(NamedTuple):
@@ -62,12 +71,14 @@ class Retry:
         for name, delay in (*(("delay", delay) for delay in self.delays), ("max_delay", self.max_delay)):
             if check_seconds(delay, name) is None:
                 raise ConfigError(f"{name} is a number of seconds: max_attempts= says when there is no more")
-        if not self.factor >= 1:
-            raise ConfigError(f"factor={self.factor} is out of range: at least 1")
+        if not 1 <= self.factor <= MOST_FACTOR:
+            raise ConfigError(f"factor={self.factor} is out of range: 1 to {MOST_FACTOR:g} are allowed")
         check_ratio(self.jitter, "jitter")
         if self.max_attempts is not None:
             check_count(self.max_attempts, "max_attempts", 1, 65_535)
         check_seconds(self.max_elapsed, "max_elapsed")
+        check_errors(self.retry_on, "retry_on")
+        check_errors(self.give_up_on, "give_up_on")
 
     @classmethod
     def exponential(
@@ -179,7 +190,7 @@ class CircuitBreaker:
     ) -> None:
         self._most = check_count(max_failures, "max_failures", 1, 1 << 31)
         self._reset_timeout = check_seconds(reset_timeout, "reset_timeout") or 0.0
-        self._exclude = exclude
+        self._exclude = check_errors(exclude, "exclude")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._failures = 0
@@ -215,6 +226,11 @@ class CircuitBreaker:
                     raise CircuitOpenError("the circuit is half open, and a call is being tried")
                 self._trying = True
             return Permit(self._round)
+
+    def holds(self, permit: Permit) -> bool:
+        """Return whether a call with the permit may still go through: the breaker has not turned since."""
+        with self._lock:
+            return permit.round == self._round
 
     def succeed(self, permit: Permit) -> None:
         """Note that the call went well: closes a half-open breaker."""

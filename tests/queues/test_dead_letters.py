@@ -433,6 +433,16 @@ def test_headers_that_anybody_may_write_stand_in_nobodys_way(
     assert values(jobs) == [b"a"]
 
 
+def test_a_reason_is_text_and_what_is_counted_is_what_is_written(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put(b"a")
+    delivery = taken(jobs)
+    with pytest.raises(TypeError, match="reason"):
+        delivery.reject(7)  # type: ignore[arg-type]
+    delivery.reject("\ud800" + "x" * 5000)
+    assert jobs.dead_by_reason() == jobs.dead_letters.by_reason() == {"x" * 1024: 1}
+
+
 def test_an_exception_that_cannot_say_anything_is_buried_all_the_same(engine: pylog.Engine) -> None:
     class MuteError(Exception):
         def __str__(self) -> str:

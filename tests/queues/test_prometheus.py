@@ -39,3 +39,5 @@ def test_depth_age_rates_and_dead_letters_are_exported(opened: Opened) -> None:
     assert sample("pylog_dead_letters") == 1
     assert (sample("pylog_dead_letters_oldest_age_seconds") or 0) > 0
     held.ack()
+    jobs.close()
+    assert sample("pylog_dead_letters") is None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from clocks import ManualClock
 from taking import AT_ONCE, Opened, taken, values
 
 import pylog
@@ -201,6 +204,49 @@ def test_puts_with_a_producer_id_and_a_sequence_are_in_once(engine: pylog.Engine
         engine.queue("jobs").put(b"x", sequence=9)
 
 
+def test_many_with_priorities_and_too_few_keys_are_refused_and_none_is_lost(opened: Opened) -> None:
+    jobs = opened(priorities=2)
+    for keys in ([b"a"], [b"a"] * 3):
+        with pytest.raises(ValueError, match="one key a value"):
+            jobs.put_many([b"1", b"2"], keys, priority=1)
+    assert jobs.qsize() == 0
+
+
+def test_many_that_fail_in_the_second_partition_are_told_of_the_first(opened: Opened) -> None:
+    jobs = opened(priorities=2, partitions=2)
+    with pytest.raises(pylog.PartialAppendError) as failed:
+        jobs.put_many([b"1", bytes(2 << 20)], priority=1)
+    assert [tuple(record_id) for record_id in failed.value.appended] == [
+        (entry.record.topic, entry.record.partition, entry.record.offset) for entry in jobs.peek()
+    ]
+    assert jobs.qsize() == 1
+
+
+def test_an_idempotent_queue_takes_no_puts_without_a_sequence(engine: pylog.Engine) -> None:
+    jobs = engine.queue("jobs", producer_id="loader")
+    with pytest.raises(pylog.ConfigError, match="sequence"):
+        jobs.put_many([b"a"])
+
+
+def test_what_is_no_state_is_refused(opened: Opened) -> None:
+    jobs = opened()
+    for state in ("level", "count", "dead"):
+        with pytest.raises(pylog.ConfigError, match="state"):
+            jobs.qsize(state)  # type: ignore[arg-type]
+        with pytest.raises(pylog.ConfigError, match="state"):
+            jobs.peek(1, state)  # type: ignore[arg-type]
+
+
+def test_a_call_that_cannot_ack_many_ends_none_of_them(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put_many([b"a", b"b"])
+    both = jobs.get_many(2, 0)
+    with pytest.raises(AttributeError):
+        jobs.ack_many([*both, None])  # type: ignore[list-item]
+    assert not any(delivery.over for delivery in both)
+    assert jobs.ack_many(both) == []
+
+
 def test_purge_finishes_what_waits_and_leaves_what_is_in_flight(opened: Opened) -> None:
     jobs = opened()
     jobs.put_many([b"1", b"2", b"3"])
@@ -236,6 +282,30 @@ def test_options_are_stored_and_a_different_one_is_refused(engine: pylog.Engine,
         assert set(refused.value.differences) == set(options)
     with pylog.open(data) as other, other.queue("jobs", max_deliveries=7) as jobs:
         assert jobs.priorities == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "cure"),
+    [
+        ("j" * 198, {}, "jobs.dlq"),
+        ("jobs", {"topic": "jobs.dlq"}, "graves"),
+        ("others", {"topic": "back"}, "graves"),
+    ],
+)
+def test_6c_without_a_dead_letter_topic_that_can_be_a_queue_is_refused_before_it_is_made(
+    engine: pylog.Engine, name: str, options: dict[str, Any], cure: str
+) -> None:
+    engine.create_topic("jobs.dlq")
+    engine.queue("back", dead_letter="last").close()
+    engine.queue("others.dlq", dead_letter="back").close()
+    before = engine.list_queues()
+    with pytest.raises(pylog.ConfigError):
+        engine.queue(name, **options)
+    assert engine.list_queues() == before
+    with engine.queue(name, dead_letter=cure, **options) as jobs:
+        jobs.put(b"a")
+        taken(jobs).reject()
+        assert len(jobs.dead_letters) == 1
 
 
 def test_wrong_options_are_named(engine: pylog.Engine) -> None:
@@ -350,6 +420,89 @@ def test_a_filter_that_raises_counts_as_an_attempt_and_ends_among_the_dead(
     (letter,) = jobs.dead_letters
     assert (letter.record.value, letter.exception) == (b"", "builtins.IndexError")
     assert "the filter of queue" in caplog.text
+
+
+def test_a_filter_that_raises_counts_as_an_attempt_for_who_takes_many(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(record: pylog.Record) -> bool:
+        raise LookupError
+
+    jobs = opened(filter=where(fail), max_deliveries=3)
+    jobs.put(b"a")
+    assert jobs.get_many(10, 0) == []
+    (letter,) = jobs.dead_letters
+    assert (letter.reason, letter.attempts) == ("max_deliveries", 3)
+
+
+def test_who_waits_is_back_in_time_though_much_is_expired_or_unwanted(opened: Opened) -> None:
+    clock = ManualClock()
+    refused = []
+
+    def refuse(record: pylog.Record) -> None:
+        refused.append(record)
+        clock.now += 4.0
+
+    jobs = opened(filter=key_is(b"wanted"), on_rejected=refuse, clock=clock)
+    jobs.put_many([b"a"] * 10)
+    assert jobs.get(timeout=10.0) is None
+    assert len(refused) == 3
+    jobs.put(b"b", key=b"wanted")
+    assert values(jobs) == [b"b"]
+
+
+def test_a_delivery_that_is_dropped_is_with_who_waits(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put(b"a")
+    kept = jobs.get_many(1, 0)
+    found: list[pylog.Delivery | None] = []
+    waiting = threading.Thread(target=lambda: found.append(jobs.get()))
+    waiting.start()
+    kept.clear()
+    waiting.join()
+    (delivery,) = found
+    assert delivery is not None
+    with delivery:
+        assert delivery.value == b"a"
+
+
+def test_15b_a_breaker_that_opens_while_somebody_waits_lets_nothing_through(opened: Opened) -> None:
+    breaker = pylog.CircuitBreaker(max_failures=1, reset_timeout=3600.0)
+    jobs = opened(breaker=breaker)
+    found: list[pylog.Delivery | None] = []
+    waiting = threading.Thread(target=lambda: found.append(jobs.get(timeout=1.0)))
+    entered = threading.Event()
+    lease = jobs.source.lease
+
+    def leasing(*args: Any, **options: Any) -> Any:
+        entered.set()
+        return lease(*args, **options)
+
+    jobs.source.lease = leasing  # type: ignore[method-assign]
+    waiting.start()
+    entered.wait()
+    breaker.fail(breaker.enter(), OSError())
+    jobs.put(b"a")
+    waiting.join()
+    assert found == [None]
+    assert [(entry.state, entry.delivery_count) for entry in jobs.peek()] == [("ready", 0)]
+
+
+def test_15b_who_waits_for_a_trial_goes_on_where_it_was_dropped(opened: Opened) -> None:
+    breaker = pylog.CircuitBreaker(max_failures=1, reset_timeout=0.0)
+    jobs = opened(breaker=breaker)
+    jobs.put(b"a")
+    breaker.fail(breaker.enter(), OSError())
+    trial = [taken(jobs)]
+    found: list[pylog.Delivery | None] = []
+    waiting = threading.Thread(target=lambda: found.append(jobs.get()))
+    waiting.start()
+    with pytest.warns(ResourceWarning, match="dropped"):
+        trial.clear()
+    waiting.join()
+    (delivery,) = found
+    assert delivery is not None
+    delivery.ack()
 
 
 def test_a_delivery_dropped_by_the_garbage_collector_waits_for_the_next_call(opened: Opened) -> None:

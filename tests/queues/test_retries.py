@@ -80,7 +80,20 @@ def test_jitter_only_ever_shortens_a_delay_and_nothing_overflows(
     assert longest * (1 - jitter) * (1 - 1e-9) <= delay <= longest <= most
 
 
+def test_what_is_no_exception_is_refused_before_something_failed() -> None:
+    for wrong in ([ValueError], "ValueError", ValueError(), (ValueError, 7)):
+        with pytest.raises(TypeError, match="retry_on"):
+            Retry.fixed(1.0, retry_on=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="give_up_on"):
+            Retry.list([1.0], give_up_on=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="exclude"):
+            CircuitBreaker(exclude=wrong)  # type: ignore[arg-type]
+
+
 def test_a_policy_that_makes_no_sense_is_refused() -> None:
+    for factor in (0.5, float("inf"), float("nan")):
+        with pytest.raises(pylog.ConfigError, match="factor"):
+            Retry.exponential(0.0, factor=factor)
     for wrong in (
         lambda: Retry.fixed(-1),
         lambda: Retry.exponential(factor=0.5),

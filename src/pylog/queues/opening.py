@@ -47,8 +47,8 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
             raise TypeError(f"{option}= is a {kind.__name__}, not {type(arguments[option]).__name__}")
     sieve = sieve_of(arguments.pop("filter", None), arguments.pop("on_rejected", None))
     notes = None if dead_letter is None else {"dead_letter": dead_letter}
-    if dead_letter is not None:
-        check_dead_letter(engine, dead_letter, topic or name)
+    if name not in engine.list_queues():  # else it was checked when it was stored
+        check_dead_letter(engine, dead_letter or default_dead_letter(name), topic or name)
     try:
         source = engine.queue_source(name, topic, notes=notes, **stored)
     except UnknownTopicError:
@@ -59,9 +59,9 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         engine.create_topic(name, partitions=partitions * levels, **durable)
         source = engine.queue_source(name, notes=notes, **stored)
     try:
-        graveyard = source.notes.get("dead_letter", f"{name}.dlq")
-        if graveyard == source.topic:
-            raise ConfigError(f"{graveyard!r} is the queue's own topic: give dead_letter=")
+        graveyard = source.notes.get("dead_letter", default_dead_letter(name))
+        if graveyard == source.topic:  # made by queue_source(), which does not know
+            raise ConfigError(f"{graveyard!r} is the queue's own topic: nothing could be dead")
         arguments["retry"] = arguments.get("retry") or DEFAULT_RETRY
         return Queue(engine, source, dead_letter=graveyard, sieve=sieve, **arguments)
     except BaseException:
@@ -69,8 +69,17 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         raise
 
 
+def default_dead_letter(queue: str) -> str:
+    """Return where the dead letters of a queue are that was not told."""
+    return f"{queue}.dlq"
+
+
 def check_dead_letter(engine: Engine, dead_letter: str, topic: str) -> None:
     """Refuse a dead-letter topic from which records would come back to the queue's own by dying again."""
+    try:
+        check_name(dead_letter, "topic")
+    except ConfigError:
+        raise ConfigError(f"{dead_letter!r} is too long to name a topic: give dead_letter=") from None
     graves = {dead_letter}
     while topic not in graves:
         found = set(graves)
@@ -78,7 +87,7 @@ def check_dead_letter(engine: Engine, dead_letter: str, topic: str) -> None:
             # one that is damaged, or whose topic was deleted, leads nowhere
             with suppress(PylogError), engine.queue_source(name) as other:
                 if other.topic in graves:
-                    found.add(other.notes.get("dead_letter", f"{name}.dlq"))
+                    found.add(other.notes.get("dead_letter", default_dead_letter(name)))
         if found == graves:
             return
         graves = found

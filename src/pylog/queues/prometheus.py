@@ -41,6 +41,8 @@ class QueueCollector(Collector):
             "pylog_dead_letters_oldest_age_seconds", "Time since the first burial", labels=["queue"]
         )
         for queue in self._queues:
+            if queue.closed:
+                continue  # the registry has other collectors as well
             for counts in queue.counts():
                 for state in STATES:
                     depth.add_metric([queue.name, str(counts.level), state], getattr(counts, state))

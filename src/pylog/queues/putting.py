@@ -1,11 +1,13 @@
-"""What put() needs beside an append: headers in any form, and puts that an idempotent producer makes once."""
+"""What putting needs beside an append: headers in any form, many partitions, and puts that are made once."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pylog.engine import Engine, Headers
+from pylog.errors import PartialAppendError
 from pylog.records import RecordId
 
 
@@ -35,6 +37,39 @@ class SequencedPuts:
             self.producer.send(self._topic, value, key, partition, headers, None, sequence)
             self.producer.flush()
             return self._delivered[0] if self._delivered else None
+
+
+def put_at(
+    engine: Engine,
+    topic: str,
+    places: Sequence[int | None],
+    values: Sequence[Any],
+    keys: Sequence[bytes | None] | None,
+    headers: Headers | None,
+) -> list[RecordId]:
+    """Append each record to its partition, with the same headers.
+
+    Raises:
+        PartialAppendError: a later partition refused; `appended` has what is in.
+    """
+    found: dict[int, RecordId] = {}
+    for place in dict.fromkeys(places):
+        rows = [row for row, where in enumerate(places) if where == place]
+        try:
+            ids = engine.append_many(
+                topic,
+                [values[row] for row in rows],
+                None if keys is None else [keys[row] for row in rows],
+                partition=place,
+                headers=None if headers is None else [headers] * len(rows),
+            )
+        except Exception as error:
+            if not found:
+                raise
+            there = [*found.values(), *getattr(error, "appended", ())]
+            raise PartialAppendError(f"{len(there)} records are in: {error}", appended=there) from error
+        found.update(zip(rows, ids, strict=True))
+    return [found[row] for row in range(len(values))]
 
 
 def pairs(headers: Headers | None) -> Iterable[tuple[str, bytes | None]]:

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 from pylog.clock import Clock, Deadline, SystemClock
-from pylog.config import check_count, check_seconds
+from pylog.config import check_choice, check_count, check_seconds
 from pylog.engine import Engine, Headers
 from pylog.errors import CircuitOpenError, ConfigError, LeaseLostError, PylogError
 from pylog.filters import Sieve, has_header
@@ -33,10 +33,17 @@ from pylog.queue_options import (
     stated,
 )
 from pylog.queue_source import Lease, QueueSource
-from pylog.queues.dead_letters import DeadLetters, burial_headers, bury, undecodable
+from pylog.queues.dead_letters import (
+    MAX_MESSAGE_BYTES,
+    DeadLetters,
+    burial_headers,
+    bury,
+    capped,
+    undecodable,
+)
 from pylog.queues.delivery import Delivery
 from pylog.queues.options import DEFAULT_RETRY, OnDeadLetter
-from pylog.queues.putting import SequencedPuts, pairs
+from pylog.queues.putting import SequencedPuts, pairs, put_at
 from pylog.records import Record, RecordId
 from pylog.retries import CircuitBreaker, Permit, Retry
 from pylog.serdes import Serde, serde_for
@@ -55,7 +62,14 @@ BREAKER_SECONDS = 0.05
 JOIN_SECONDS = 0.05
 """join() looks at least so often: that a record ended elsewhere wakes nobody."""
 ASIDE_SECONDS = 60.0
+SWEEP_SECONDS = 1.0
+"""Who waits looks so often for deliveries that were dropped here: that wakes nobody."""
 WAITING: tuple[DeliveryState, ...] = ("ready", "blocked", "delayed")
+
+
+def checked(state: DeliveryState) -> DeliveryState:
+    """Return the state if there is one of that name."""
+    return cast(DeliveryState, check_choice(state, "state", get_args(DeliveryState)))
 
 
 class Queue:
@@ -172,7 +186,10 @@ class Queue:
 
         Raises:
             PartialAppendError: a later batch failed; `appended` has what is in.
+            ValueError: not as many keys as values.
         """
+        if self._sequenced is not None:
+            raise ConfigError("with producer_id= each record needs its sequence=: put() them one by one")
         serde = self._serde
         if serde is not None:
             values = [None if value is None else serde.serialize(value) for value in values]
@@ -180,20 +197,11 @@ class Queue:
         many = [each] * len(values) if each else None
         if not self._placed and not priority:
             return self._engine.append_many(self.topic, values, keys, headers=many)
-        places = [self.source.partition_for(key, priority) for key in keys or [None] * len(values)]
-        found: list[RecordId | None] = [None] * len(values)
-        for place in dict.fromkeys(places):
-            rows = [row for row, where in enumerate(places) if where == place]
-            ids = self._engine.append_many(
-                self.topic,
-                [values[row] for row in rows],
-                None if keys is None else [keys[row] for row in rows],
-                partition=place,
-                headers=many and many[: len(rows)],
-            )
-            for row, record_id in zip(rows, ids, strict=True):
-                found[row] = record_id
-        return [record_id for record_id in found if record_id is not None]
+        if keys is not None and len(keys) != len(values):
+            raise ValueError(f"{len(values)} values and {len(keys)} keys: one key a value")
+        given = [None] * len(values) if keys is None else keys
+        places = [self.source.partition_for(key, priority) for key in given]
+        return put_at(self._engine, self.topic, places, values, keys, each or None)
 
     def resume_from(self) -> int:
         """Return the first sequence that may be missing; with producer_id=."""
@@ -215,16 +223,21 @@ class Queue:
         if self._dropped:
             self._sweep()
         if self._breaker is None and not timeout:  # what is there already, or however long it takes
-            leases = self.source.lease(1, timeout)
-            if not leases:
+            leases = self.source.lease(1, SWEEP_SECONDS if timeout is None else timeout)
+            if leases:
+                (lease,) = leases
+                # as nearly all are: nothing stands against delivering it
+                if (
+                    self._plain
+                    and lease.delivery_count <= self._most
+                    and EXPIRES.match(lease.record) is False
+                ):
+                    return Delivery(self, lease)
+                delivery = self._admit(lease)
+                if delivery is not None:
+                    return delivery
+            elif timeout is not None:
                 return None
-            (lease,) = leases
-            # as nearly all are: nothing stands against delivering it
-            if self._plain and lease.delivery_count <= self._most and EXPIRES.match(lease.record) is False:
-                return Delivery(self, lease)
-            delivery = self._admit(lease)
-            if delivery is not None:
-                return delivery
         found = self._wait(1, timeout, start=True)
         return found[0] if found else None
 
@@ -246,8 +259,12 @@ class Queue:
             found: list[Delivery] = []
             leases: Sequence[Lease] = ()
             try:
-                left = None if timeout is None else deadline.left(1e9)
+                left = deadline.left(SWEEP_SECONDS)
                 leases = self.source.lease(max_records if permit is None else 1, left, start=start)
+                if permit is not None and leases and not self._holds(permit):
+                    # it opened while we waited
+                    self.source.release(leases)
+                    continue
                 plain = self._plain and permit is None
                 most = self._most if start else self._most - 1
                 for lease in leases:
@@ -263,8 +280,16 @@ class Queue:
             finally:
                 if permit is not None and not found:
                     self.note_nothing(permit)
-            if found or not leases:
+            if found:
                 return found
+            if timeout is None:
+                continue
+            # where others come behind what was refused, timeout=0 goes on to them, since they are there
+            if (timeout > 0 and deadline.passed()) if leases else left < SWEEP_SECONDS:
+                return []
+
+    def _holds(self, permit: Permit) -> bool:
+        return self._breaker is None or self._breaker.holds(permit)
 
     def _enter(self, deadline: Deadline) -> Permit | None:
         """Return the breaker's permit; None where there is no breaker, or none came in time."""
@@ -274,6 +299,7 @@ class Queue:
             except CircuitOpenError as refused:
                 if deadline.passed():
                     return None
+                self._sweep()  # the call that is being tried may have been dropped
                 # its clock may be another one: look again soon, at the latest then
                 time.sleep(min(deadline.left(refused.retry_after or BREAKER_SECONDS), BREAKER_SECONDS))
         return None
@@ -322,6 +348,7 @@ class Queue:
                     return True
         except Exception as error:
             logger.exception("the filter of queue %r", self.name)
+            self.source.start(lease)
             self.give_back(lease, None, error)  # as a handler that fails: it may be this record's fault
             return False
         self.source.ack(lease)
@@ -371,14 +398,13 @@ class Queue:
 
     def ack_many(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """Finish many by a few native calls; returns those that somebody else has meanwhile."""
-        leases = []
         ending = list(deliveries)
+        leases = [delivery._lease for delivery in ending]
+        lost = set(map(id, self.source.ack_many(leases)))
         for delivery in ending:
             delivery._over = True
-            leases.append(delivery._lease)
             if delivery._permit is not None:
                 self.note_success(delivery._permit)
-        lost = set(map(id, self.source.ack_many(leases)))
         return [delivery for delivery in ending if id(delivery._lease) in lost] if lost else []
 
     def run(
@@ -427,10 +453,13 @@ class Queue:
 
     def bury(self, lease: Lease, reason: str, error: BaseException | None) -> None:
         """Move the lease's record to the dead-letter topic: what Delivery.reject() does."""
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason is a str, not {type(reason).__name__}")
         attempts = min(lease.delivery_count, self._most)
         self._bury(lease, attempts, reason, error)
 
     def _bury(self, lease: Lease, attempts: int, reason: str, error: BaseException | None) -> None:
+        reason = capped(reason, MAX_MESSAGE_BYTES).decode()  # as it will be read
         headers = burial_headers(lease, self.name, attempts, reason, error, self._clock.time_ns())
         bury(self._engine, self.source, lease, self.dead_letters.topic, headers)
         with self._lock:
@@ -471,13 +500,13 @@ class Queue:
 
     def qsize(self, state: DeliveryState | None = None) -> int:
         """Return how many records are in a state; left out: how many wait, ready or not."""
-        states = WAITING if state is None else (state,)
+        states = WAITING if state is None else (checked(state),)
         return sum(getattr(level, each) for level in self.counts() for each in states)
 
     def peek(self, max_records: int = 10, state: DeliveryState | None = None) -> list[QueueEntry]:
         """Return records that are not finished, by level and offset, and change nothing."""
         self._sweep()
-        return self.source.peek(max_records, state)
+        return self.source.peek(max_records, None if state is None else checked(state))
 
     def oldest_age(self, level: int = 0) -> float | None:
         """Return the age in seconds of the first unfinished record of a level, None where there is none."""
@@ -520,6 +549,8 @@ class Queue:
     def close(self) -> None:
         """Release what is in flight here, and end."""
         self.closed = True
+        with suppress(PylogError):
+            self._sweep()
         self.dead_letters.close()
         if self._sequenced is not None:
             self._sequenced.producer.close()
