@@ -189,8 +189,9 @@ def test_17a_killed_racers_leave_no_gap_and_no_version_twice(engine: pylog.Engin
                 racer.says()
                 racer.tell()
             until = store.version("race-1") + dice.randrange(5, 40)
-            while store.version("race-1") < until:
-                pass
+            while (version := store.version("race-1")) < until:
+                ended = [racer.process.poll() for racer in racers]
+                assert ended == [None, None], f"racers ended with {ended} at version {version}"
             for racer in racers:
                 racer.kill()
     events = list(store.read("race-1"))
