@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -307,3 +308,46 @@ def test_a_transaction_commits_only_while_its_guards_hold(engine: Engine) -> Non
         tx.commit()
     assert values(engine, b"k") == [b"1", b"2", b"quicker"]
     assert [r.value for r in engine.read("other")] == [b"told"]
+
+
+CLOSING = """
+import sys, threading, pylog
+for _ in range(40):
+    engine = pylog.open(sys.argv[1])
+    started = threading.Barrier(4)
+    def look():
+        engine.read_key("t", b"k1")
+        started.wait()
+        try:
+            while True:
+                engine.read_key("t", b"k1")
+                engine.append("t", b"x" * 500, b"k%d" % threading.get_native_id())
+        except pylog.ClosedError:
+            pass
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    engine.close()
+    for thread in threads:
+        thread.join()
+print("closed", flush=True)
+"""
+
+
+def test_closing_ends_look_ups_of_other_threads_by_an_error(engine: Engine, tmp_path: Path) -> None:
+    fill(engine)
+    with Child(CLOSING, tmp_path / "data") as child:
+        assert child.says() == "closed"
+        assert child.ends() == 0
+
+
+def test_a_deleted_topic_is_let_go_of(engine: Engine) -> None:
+    fill(engine)
+    assert len(values(engine, b"k1")) > 10
+    engine.delete_topic(TOPIC)
+    with pytest.raises(pylog.UnknownTopicError):
+        values(engine, b"k1")
+    gc.collect()
+    kept = [line for line in Path("/proc/self/maps").read_text().splitlines() if engine.path in line]
+    assert [line for line in kept if TOPIC in Path(line.split()[5]).parts] == []

@@ -20,6 +20,7 @@ cdef class IndexedSegment:
 cdef class KeyIndex:
     cdef PartitionLog log
     cdef object lock                         # threads share an index
+    cdef bint closed                         # nothing is looked up any more
     cdef list sealed                         # IndexedSegment, in log order; None: list the files anew
     cdef PartitionReader reader              # has read the active segment as far as `active` knows it
     cdef SegmentKeys active
@@ -27,6 +28,9 @@ cdef class KeyIndex:
     cdef uint32_t rewrites, epoch            # of the partition, when the files were listed
     cdef uint64_t end                        # byte_pos up to which all keys are known
 
+    cdef int let_go(self) except -1
+    cdef int check_open(self) except -1
+    cdef int look_up_to(self, uint64_t* end, uint32_t* epoch) except -1
     cdef int follow(self) except -1
     cdef int begin(self) except -1
     cdef int take(self, RecordBatch batch) except -1

@@ -26,7 +26,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from logcore.errors import LogTruncatedError, OffsetOutOfRangeError, VersionConflictError
+from logcore.errors import ClosedError, LogTruncatedError, OffsetOutOfRangeError, VersionConflictError
 from logcore.segment_files import list_segments
 
 cdef enum:
@@ -54,8 +54,20 @@ cdef class KeyIndex:
         self.log = log
         self.lock = threading.Lock()
 
+    def __del__(self):
+        self.let_go()                            # `opened` knows our segments, whose files may be deleted
+
     def close(self) -> None:
-        """Let go of all mappings."""
+        """Let go of all mappings; a thread that looks something up does it when it has found it."""
+        self.closed = True
+        if self.lock.acquire(False):
+            try:
+                self.let_go()
+            finally:
+                self.lock.release()
+
+    cdef int let_go(self) except -1:
+        """Know nothing any more. The lock is held."""
         for found in self.sealed or ():
             opened.pop(found, None)
             (<IndexedSegment> found).let_go()
@@ -63,6 +75,7 @@ cdef class KeyIndex:
         self.reader = None
         self.active = None
         self.active_segment = None
+        return 0
 
     # ---- catching up ------------------------------------------------------------------------------------
 
@@ -77,7 +90,7 @@ cdef class KeyIndex:
                 atomic_load32(&self.log.control.header.rewrites) != self.rewrites
                 or atomic_load32(&self.log.slot.active_epoch) != self.epoch
             ):
-                self.close()
+                self.let_go()
             try:
                 if self.sealed is None:
                     self.begin()
@@ -88,7 +101,7 @@ cdef class KeyIndex:
                     self.take(batch)
             except (LogTruncatedError, OffsetOutOfRangeError, FileNotFoundError):
                 # cut, deleted or replaced since the files were listed
-                self.close()
+                self.let_go()
                 tries += 1
                 if tries == 10:
                     raise
@@ -207,12 +220,34 @@ cdef class KeyIndex:
         if not isinstance(key, bytes):
             raise TypeError(f"a key is bytes, not {type(key).__name__}")
         with self.lock:
-            for _ in range(10):
-                try:
-                    return self.find_once(key, first, behind, most if most >= 0 else INT64_MAX, backward)
-                except FileNotFoundError:
-                    self.close()                     # deleted or replaced since it was listed
-            return self.find_once(key, first, behind, most if most >= 0 else INT64_MAX, backward)
+            try:
+                for _ in range(10):
+                    self.check_open()
+                    try:
+                        return self.find_once(key, first, behind, most if most >= 0 else INT64_MAX, backward)
+                    except FileNotFoundError:
+                        self.let_go()                # deleted or replaced since it was listed
+                return self.find_once(key, first, behind, most if most >= 0 else INT64_MAX, backward)
+            finally:
+                if self.closed:
+                    self.let_go()
+
+    cdef int look_up_to(self, uint64_t* end, uint32_t* epoch) except -1:
+        """Know the keys of all that is published, and say where that ends."""
+        with self.lock:
+            try:
+                self.check_open()
+                self.follow()
+                end[0], epoch[0] = self.end, self.epoch
+            finally:
+                if self.closed:
+                    self.let_go()
+        return 0
+
+    cdef int check_open(self) except -1:
+        if self.closed:
+            raise ClosedError(f"topic {self.log.topic!r} was closed")
+        return 0
 
     def find_once(self, key: bytes, first: int, behind: int, most: int, backward: bool) -> list:
         """find() in the files as they were listed."""
@@ -331,10 +366,8 @@ cdef class KeyGuard(Guard):
         self.index, self.expected = index, expected
 
     cdef int look(self) except -1:
-        index = self.index
-        with index.lock:
-            index.follow()
-            self.checked_to, self.epoch = index.end, index.epoch
+        cdef KeyIndex index = self.index
+        index.look_up_to(&self.checked_to, &self.epoch)
         for key, offset in self.expected.items():
             actual = index.last_offset(key)
             if actual != offset:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -294,17 +295,14 @@ class OpenDirectory(LogDirectory):
             return
         self._ended = True
         inherited = self._forks != fork_count()
-        errors: list[BaseException] = []
+        errors: list[Exception] = []
         if not inherited:
             if self._lingering is not None:
                 self._lingering.stop()
             if self._settling is not None:
                 self._settling.flush_lingering()
-            for closing in [*self._members, *self._opened()]:
-                try:
-                    closing.close()
-                except Exception as error:
-                    errors.append(error)
+            errors += _closed(self._members)
+            errors += _closed(self._opened())  # those included that the members had to open for their end
         self._shut()
         if not inherited:
             if self._service is not None:
@@ -327,6 +325,17 @@ class OpenDirectory(LogDirectory):
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
         return f"<{state}pylog engine of {self._root!r}{' (read only)' if self._read_only else ''}>"
+
+
+def _closed(things: Iterable[Member | TopicLog]) -> list[Exception]:
+    """Close all of them; what went wrong with some."""
+    errors = []
+    for closing in list(things):
+        try:
+            closing.close()
+        except Exception as error:
+            errors.append(error)
+    return errors
 
 
 _renewing = threading.Lock()
