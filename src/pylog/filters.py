@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ logger = logging.getLogger("pylog")
 
 WARN_AFTER = 100_000
 """So many records rejected, and none let through, are worth a warning."""
+
+LIST_PLACE = re.compile(r"[0-9]{1,9}")
 
 MISSING = object()
 """Stands for a JSON field that is not there; equal to no value."""
@@ -267,14 +270,12 @@ def field_is(path: str, *values: Any) -> Filter:
         for step in steps:
             if isinstance(found, dict):
                 found = found.get(step, MISSING)
-            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+            elif isinstance(found, list) and LIST_PLACE.fullmatch(step) and int(step) < len(found):
                 found = found[int(step)]
             else:
                 return False
         # True is no 1 here
-        return any(
-            found == value and isinstance(found, bool) == isinstance(value, bool) for value in values
-        )
+        return any(found == value and isinstance(found, bool) == isinstance(value, bool) for value in values)
 
     return Asking(f"field_is{_listed((path, *values))}", predicate)
 
@@ -317,8 +318,15 @@ def expression(text: str) -> Filter:
         program = cel.compile(text)
     except ValueError as error:
         raise ConfigError(f"{text!r} is no expression in CEL: {error}") from None
-    # only what it names is looked at; names bound within the expression are among them
-    facts = [(name, FACTS[name]) for name in program.variables() if name in FACTS]
+    names = program.references()
+    # what a misspelt name would do is found now, and not by the first record that comes so far
+    bound = set(BOUND.findall(text))
+    for unknown in (
+        *(name for name in names["variables"] if name not in FACTS.keys() | TYPES | bound),
+        *(name for name in names["functions"] if name.isidentifier() and name not in FUNCTIONS),
+    ):
+        raise ConfigError(f"{text!r} names {unknown!r}, which is not there")
+    facts = [(name, FACTS[name]) for name in names["variables"] if name in FACTS]
 
     def predicate(record: Record) -> bool:
         seen = {name: fact(record) for name, fact in facts}
@@ -326,17 +334,9 @@ def expression(text: str) -> Filter:
             return False
         try:
             return program.execute(seen) is True
-        except (LookupError, TypeError, ValueError, ArithmeticError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):
             return False
-        except RuntimeError as error:
-            raise ConfigError(f"{text!r}: {error}") from None
 
-    try:
-        program.execute({name: {} for name, _ in facts})  # an unknown name is found now, not in a poll
-    except RuntimeError as error:
-        raise ConfigError(f"{text!r}: {error}") from None
-    except (LookupError, TypeError, ValueError, ArithmeticError):
-        pass
     return Asking(f"expression({text!r})", predicate)
 
 
@@ -349,6 +349,17 @@ FACTS: dict[str, Callable[[Record], Any]] = {
     "offset": lambda record: record.offset,
     "timestamp": lambda record: record.timestamp,
 }
+# fmt: off
+FUNCTIONS = {
+    "bytes", "contains", "double", "duration", "dyn", "endsWith", "getDate", "getDayOfMonth",
+    "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth",
+    "getSeconds", "int", "matches", "size", "startsWith", "string", "timestamp", "type", "uint",
+}
+# fmt: on
+"""What the library knows, besides operators and the macros below."""
+TYPES = {"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"}
+BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|existsOne|filter|map)\s*\(\s*([A-Za-z_]\w*)\s*,")
+"""Names that a macro gives to the items of a list."""
 
 
 # ---- at work ------------------------------------------------------------------------------------------

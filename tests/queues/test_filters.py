@@ -169,6 +169,11 @@ def record_of(engine: pylog.Engine, value: bytes | None, **rest: Any) -> Record:
         ("key == b'order-7'", True),
         ("topic.startsWith('r') && partition == 0 && offset == 0 && timestamp == 17", True),
         ("value.total / 0 == 1", False),
+        ("value.status.startsWith('p') && value.lines.map(line, line.sku).size() == 2", True),
+        ("value.total.startsWith('p')", False),
+        ("value.status.matches('(')", False),
+        ("size(value.total) == 0 || uint(value.status) > 0u", False),
+        ("type(value.total) == int && int(timestamp) == 17", True),
     ],
 )
 def test_13b_an_expression_sees_the_json_fields_key_and_headers(
@@ -179,7 +184,18 @@ def test_13b_an_expression_sees_the_json_fields_key_and_headers(
     assert expression(text).matches(record) is expected
 
 
-@pytest.mark.parametrize("text", ["__import__('os').getcwd()", "open('/etc')", "value.total +", "total"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').getcwd()",
+        "open('/etc')",
+        "value.total +",
+        "total",
+        "value.total > 1 && totl > 1",
+        "value.status.upper() == 'PAID'",
+        "has(value.total) || line.sku == 'a'",
+    ],
+)
 def test_13b_what_is_no_expression_is_refused_when_it_is_built(text: str) -> None:
     with pytest.raises(pylog.ConfigError):
         expression(text)
@@ -210,6 +226,13 @@ def test_true_is_no_one(engine: pylog.Engine) -> None:
     assert field_is("f", 1).matches(record)
     assert field_is("nothing", None).matches(record)
     assert not field_is("missing", None).matches(record)
+
+
+def test_a_place_beyond_a_list_is_missing(engine: pylog.Engine) -> None:
+    record = record_of(engine, b'{"lines": ["a", "b"]}')
+    assert field_is("lines.1", "b").matches(record)
+    for place in ("2", "-1", "9" * 5000, "\u0661", ""):
+        assert not field_is(f"lines.{place}", "b").matches(record)
 
 
 # ---- 13c, 13d -------------------------------------------------------------------------------------------
