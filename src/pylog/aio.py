@@ -8,15 +8,18 @@ uses it first. Invariant: a task that is cancelled while it waits has taken no r
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from pylog.config import check_count
 from pylog.engine import Arrivals, Consumer, Engine, Headers, Producer
-from pylog.errors import CircuitOpenError, ClosedError
+from pylog.errors import CircuitOpenError, ClosedError, LeaseLostError, PylogError
 from pylog.queues import Delivery, Queue
+from pylog.queues.workers import TROUBLE_SECONDS, rest_after
 from pylog.records import Record, RecordBatch, RecordId, TopicPartition
 
 T = TypeVar("T")
@@ -199,27 +202,45 @@ class AsyncQueue:
             if delivery is not None:
                 yield delivery
 
-    async def run(self, handler: Callable[[Delivery], Awaitable[object]], *, workers: int = 10) -> None:
-        """Await the handler with each delivery, log what fails and go on, until cancelled; then drain.
+    async def run(self, handler: Callable[[Delivery], object], *, workers: int = 10) -> None:
+        """Await the handler with each delivery, log what fails and go on, until cancelled or closed.
 
         What is in flight when it is cancelled is cancelled too, and given back without burning an attempt.
 
         Args:
+            handler: A coroutine function; a plain one is called, and makes the loop wait.
             workers: The most deliveries at once.
         """
+        check_count(workers, "workers", 1, 1 << 16)
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._work(handler))
 
-    async def _work(self, handler: Callable[[Delivery], Awaitable[object]]) -> None:
-        async for delivery in self:
+    async def _work(self, handler: Callable[[Delivery], object]) -> None:
+        while True:
             try:
-                async with delivery:
-                    await handler(delivery)
-            except CircuitOpenError as refused:
-                await asyncio.sleep(refused.retry_after)
-            except Exception:
-                logger.exception("%r failed", delivery)
+                delivery = await self.get()
+            except ClosedError:
+                return
+            except PylogError:
+                logger.exception("queue %r", self.queue.name)
+                await asyncio.sleep(TROUBLE_SECONDS)
+                continue
+            if delivery is not None:
+                await self._handle(handler, delivery)
+
+    async def _handle(self, handler: Callable[[Delivery], object], delivery: Delivery) -> None:
+        try:
+            async with delivery:
+                done = handler(delivery)
+                if inspect.isawaitable(done):
+                    await done
+        except CircuitOpenError as refused:
+            await asyncio.sleep(rest_after(refused))
+        except LeaseLostError as lost:
+            logger.warning("%r: %s", delivery, lost)
+        except Exception:
+            logger.exception("%r failed", delivery)
 
     async def join(self, timeout: float | None = None) -> bool:
         """Wait until every record is finished, in all processes, in a thread. As Queue.join."""

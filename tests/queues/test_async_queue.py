@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taking import AT_ONCE
@@ -76,6 +77,45 @@ def test_a_failing_task_has_the_record_delivered_again_and_a_cancelled_one_burns
                 async with await taken(jobs):
                     raise LookupError
             assert len(jobs.queue.dead_letters) == 1
+
+    asyncio.run(main())
+
+
+def test_run_goes_on_after_trouble_with_the_queue_and_ends_when_it_is_closed(
+    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylog.aio.TROUBLE_SECONDS", 0.0)
+
+    async def main() -> None:
+        async with AsyncEngine(pylog.open(data)) as engine:
+            jobs = engine.queue("jobs", retry=AT_ONCE)
+            lease, troubles = jobs.queue.source.lease, 2
+
+            def leasing(*args: Any, **options: Any) -> Any:
+                nonlocal troubles
+                if troubles:
+                    troubles -= 1
+                    raise pylog.DiskFullError("no room for the table")
+                return lease(*args, **options)
+
+            jobs.queue.source.lease = leasing  # type: ignore[method-assign]
+            await jobs.put(b"a")
+            running = asyncio.create_task(jobs.run(lambda delivery: None, workers=1))
+            assert await jobs.join(60)
+            await jobs.close()
+            await running
+
+    with caplog.at_level(logging.ERROR, "pylog"):
+        asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == ["queue 'jobs'"] * 2
+
+
+def test_run_takes_one_worker_at_least(data: Path) -> None:
+    async def main() -> None:
+        async with AsyncEngine(pylog.open(data)) as engine:
+            for workers in (0, -1):
+                with pytest.raises(pylog.ConfigError, match="workers"):
+                    await engine.queue("jobs").run(print, workers=workers)
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ from taking import AT_ONCE, Opened, taken, values
 import pylog
 from pylog.queues import Workers
 from pylog.queues.idempotence import SqliteEffects, idempotent
+from pylog.queues.queue import BREAKER_SECONDS
 
 
 def test_run_handles_all_logs_what_fails_and_goes_on(
@@ -90,6 +91,60 @@ def test_15b_workers_pause_while_the_breaker_is_open(opened: Opened) -> None:
     jobs.run(handle, idle=0.0)
     assert len(called) == 3
     assert sum(entry.delivery_count for entry in jobs.peek()) == 3
+
+
+def test_a_worker_whose_handler_is_refused_rests_though_the_breaker_is_half_open(opened: Opened) -> None:
+    jobs = opened()
+    jobs.put(b"a")
+    calls: list[float] = []
+
+    def handle(delivery: pylog.Delivery) -> None:
+        calls.append(time.monotonic())
+        if len(calls) < 3:
+            raise pylog.CircuitOpenError("a call is being tried", retry_after=0.0)
+
+    jobs.run(handle, idle=0.0)
+    assert calls[2] - calls[0] >= 2 * BREAKER_SECONDS
+    assert jobs.qsize("finished") == 1
+
+
+def test_a_handler_that_nobody_would_await_is_refused(opened: Opened) -> None:
+    async def handle(delivery: pylog.Delivery) -> None:
+        raise AssertionError
+
+    jobs = opened()
+    jobs.put(b"a")
+    with pytest.raises(TypeError, match="async"):
+        jobs.run(handle, idle=0.0)
+    assert values(jobs) == [b"a"]
+
+
+STUCK = """
+import os, signal, sys, threading, pylog
+from pylog.queues import Workers
+def handle(delivery):
+    os.kill(os.getpid(), signal.SIGINT)
+    pool._stopping.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+calm = signal.getsignal(signal.SIGTERM)
+with pylog.open(sys.argv[1]) as engine:
+    pool = Workers(engine.queue("jobs"), handle)
+    try:
+        pool.run()
+    except KeyboardInterrupt:
+        print("left", signal.getsignal(signal.SIGTERM) == calm, flush=True)
+        os._exit(0)
+"""
+
+
+def test_a_second_interrupt_leaves_a_handler_that_hangs(engine: pylog.Engine, data: Path) -> None:
+    jobs = engine.queue("jobs")
+    jobs.put(b"a")
+    with Child(STUCK, data) as child:
+        assert child.says() == "left True"
+        assert child.ends() == 0
+    assert [entry.record.value for entry in jobs.peek()] == [b"a"]
 
 
 WORKER = """
@@ -176,6 +231,33 @@ def test_3c_a_task_ten_lease_times_long_is_delivered_once(opened: Opened) -> Non
     assert jobs.join(0)
 
 
+def test_3g_an_effect_that_cannot_be_committed_leaves_the_store_usable(
+    opened: Opened, tmp_path: Path
+) -> None:
+    store = SqliteEffects(tmp_path / "effects.db")
+    store.connection.execute("PRAGMA foreign_keys = ON")
+    store.connection.executescript(
+        "CREATE TABLE owners (name TEXT PRIMARY KEY);"
+        "CREATE TABLE paid (owner TEXT REFERENCES owners (name) DEFERRABLE INITIALLY DEFERRED);"
+    )
+    jobs = opened()
+    jobs.put_many([b"nobody", b"somebody"])
+
+    @idempotent(store)
+    def pay(delivery: pylog.Delivery) -> None:
+        if delivery.value == b"somebody":
+            store.connection.execute("INSERT INTO owners VALUES ('somebody')")
+        store.connection.execute("INSERT INTO paid VALUES (?)", (delivery.value.decode(),))
+
+    nobody, somebody = jobs.get_many(2, 0)
+    with pytest.raises(sqlite3.IntegrityError):
+        pay(nobody)  # found by COMMIT
+    pay(somebody)
+    assert store.connection.execute("SELECT owner FROM paid").fetchall() == [("somebody",)]
+    assert store.connection.execute("SELECT count(*) FROM pylog_effects").fetchone() == (1,)
+    store.close()
+
+
 def test_3g_an_effect_happens_once_though_its_worker_died_before_the_ack(
     engine: pylog.Engine, data: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +266,7 @@ def test_3g_an_effect_happens_once_though_its_worker_died_before_the_ack(
     script = """
 import os, sys, pylog
 from pylog.queues.idempotence import SqliteEffects, idempotent
+from pylog.queues.queue import BREAKER_SECONDS
 store = SqliteEffects(sys.argv[2])
 store.connection.execute("CREATE TABLE IF NOT EXISTS paid (job TEXT)")
 @idempotent(store)

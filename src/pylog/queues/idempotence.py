@@ -85,10 +85,11 @@ class SqliteEffects:
         try:
             marked = connection.execute("INSERT OR IGNORE INTO pylog_effects VALUES (?)", (identity,))
             yield marked.rowcount == 1
+            connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite ends it by itself where the disk is full
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the calling thread's connection; another use opens a new one."""

@@ -6,6 +6,7 @@ that was begun has ended, and what was not begun burnt no attempt.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from pylog.config import check_count, check_seconds
 from pylog.errors import CircuitOpenError, ClosedError, LeaseLostError, PylogError
 from pylog.queues.delivery import Delivery
-from pylog.queues.queue import Queue
+from pylog.queues.queue import BREAKER_SECONDS, Queue
 
 logger = logging.getLogger("pylog")
 
@@ -25,8 +26,14 @@ Handler = Callable[[Delivery], object]
 
 LOOK_SECONDS = 0.25
 """How often a worker that waits for a record looks whether it is to stop."""
+LONGEST_REST_SECONDS = 3600.0
 TROUBLE_SECONDS = 1.0
 """The pause after the queue itself failed, as on a full disk."""
+
+
+def rest_after(refused: CircuitOpenError) -> float:
+    """Return the seconds that a worker rests whose handler was refused: some, also while a call is tried."""
+    return min(max(refused.retry_after, BREAKER_SECONDS), LONGEST_REST_SECONDS)
 
 
 class Workers:
@@ -39,6 +46,8 @@ class Workers:
     def __init__(self, queue: Queue, handler: Handler, *, workers: int = 1, prefetch: int = 1) -> None:
         if not callable(handler):
             raise TypeError(f"the handler is a function, not {type(handler).__name__}")
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError(f"{handler.__qualname__} is async: nothing would await it; see pylog.aio")
         self._queue = queue
         self._handler = handler
         self._workers = check_count(workers, "workers", 1, 1024)
@@ -74,12 +83,14 @@ class Workers:
             for _ in threads:
                 self._done.acquire()
         finally:
-            self._stopping.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
+            try:
+                self._stopping.set()
+                for thread in threads:
+                    if thread.ident is not None:
+                        thread.join()
+            finally:  # a second Ctrl-C leaves without those that do not end
+                if previous is not None:
+                    signal.signal(signal.SIGTERM, previous)
         if self._failure is not None:
             raise self._failure
 
@@ -149,7 +160,7 @@ class Workers:
         except CircuitOpenError as refused:
             # what is behind the handler rests: so does this worker, and no attempt is burnt
             logger.info("%r: %s", delivery, refused)
-            self._stopping.wait(min(refused.retry_after, 3600.0))
+            self._stopping.wait(rest_after(refused))
             good = False
         except LeaseLostError as lost:
             logger.warning("%r: %s", delivery, lost)
