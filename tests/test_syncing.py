@@ -74,3 +74,15 @@ def test_what_many_threads_append_at_once_is_on_disk_on_return(tmp_path: Path) -
 
         assert missed == []
         assert engine.log_end_offset("t", 0) == WRITERS * 100
+
+
+def test_space_that_is_made_ready_for_synced_appends_holds_nothing_that_others_wrote(tmp_path: Path) -> None:
+    with pylog.open(tmp_path / "data") as one, pylog.open(tmp_path / "data") as other:
+        one.create_topic("t", segment_bytes=1 << 20)
+        values = []
+        for number in range(600):
+            engine = (one, one, other)[number % 3]
+            values.append(bytes([number % 251]) * (500 + 37 * number % 9000))
+            engine.append("t", values[-1], durability="sync" if number % 5 == 0 else "os")
+
+        assert [record.value for record in one.read("t")] == values
