@@ -1,9 +1,9 @@
 from struct import Struct
 
-from logcore.deliveries import DeliveryTable
+from logcore.delivery_file import DeliveryFile
 
 HEADER: Struct
 MAGIC: bytes
 VERSION: int
 
-def open_table(table: DeliveryTable) -> None: ...
+def open_table(table: DeliveryFile) -> None: ...

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from logcore.control cimport boot_id
-from logcore.deliveries cimport DeliveryTable
+from logcore.delivery_file cimport DeliveryFile
 from logcore.delivery_index cimport DAMAGED, NO_MEMORY, rebuild
 from logcore.delivery_slots cimport *
 from logcore.failpoints cimport failpoint, failpoint_errno
@@ -34,7 +34,7 @@ MAGIC = b"pylogdlv"
 VERSION = 1
 
 
-def open_table(table: DeliveryTable) -> None:
+def open_table(table: DeliveryFile) -> None:
     """Open or make the table's file, and see to it that what is derived is there."""
     if table.registry.read_only:
         open_copy(table)
@@ -58,7 +58,7 @@ def open_table(table: DeliveryTable) -> None:
             os.fsync(directory)
 
 
-cdef bytes fresh_file(DeliveryTable table):
+cdef bytes fresh_file(DeliveryFile table):
     content = bytearray((FRONT_PAGES + FIRST_PAGES) * PAGE)
     salt = int.from_bytes(os.urandom(8), "little")
     front = HEADER.pack(MAGIC, VERSION, table.partition, table.topic.uuid, salt)
@@ -67,7 +67,7 @@ cdef bytes fresh_file(DeliveryTable table):
     return bytes(content)
 
 
-cdef bint open_file(DeliveryTable table, int directory, int flags) except -1:
+cdef bint open_file(DeliveryFile table, int directory, int flags) except -1:
     """Open the file; False where there is none, or it is of another topic or damaged in front."""
     try:
         fd = open_plain(directory, os.path.basename(table.path), table.path, flags)
@@ -92,7 +92,7 @@ cdef bint open_file(DeliveryTable table, int directory, int flags) except -1:
     return False
 
 
-cdef int map_front(DeliveryTable table) except -1:
+cdef int map_front(DeliveryFile table) except -1:
     cdef void* mapped = mmap(NULL, FRONT_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, table.fd, 0)
     if mapped is MAP_FAILED:
         raise MemoryError(f"cannot map {table.path}")
@@ -100,14 +100,14 @@ cdef int map_front(DeliveryTable table) except -1:
     return 0
 
 
-cdef void take_front(DeliveryTable table, void* mapped) noexcept:
+cdef void take_front(DeliveryFile table, void* mapped) noexcept:
     table.table.base = <uint8_t*> mapped
     table.table.shared = <delivery_shared_t*> (table.table.base + SHARED_AT)
     table.table.owners = <uint64_t*> (table.table.base + OWNERS_AT)
     table.table.in_flight = <uint32_t*> (table.table.base + IN_FLIGHT_AT)
 
 
-cdef int begin_session(DeliveryTable table) except -1:
+cdef int begin_session(DeliveryFile table) except -1:
     """Nobody else lives: find out what the file is worth. Repeated where somebody dies on the way."""
     cdef delivery_shared_t* shared = table.table.shared
     cdef bytes boot = boot_id()
@@ -164,7 +164,7 @@ cdef int begin_session(DeliveryTable table) except -1:
     return 0
 
 
-cdef int allocate(DeliveryTable table, uint32_t used) except -1:
+cdef int allocate(DeliveryFile table, uint32_t used) except -1:
     """Map so many slots and some more; all of them have blocks on the disk, or a store would be a SIGBUS."""
     cdef int64_t there = os.fstat(table.fd).st_size // PAGE - FRONT_PAGES
     cdef int64_t pages = min(there, <int64_t> (used // SLOTS_PER_PAGE + FIRST_PAGES))
@@ -178,7 +178,7 @@ cdef int allocate(DeliveryTable table, uint32_t used) except -1:
     return 0
 
 
-cdef void end_all_leases(DeliveryTable table, bint ghosts) noexcept:
+cdef void end_all_leases(DeliveryFile table, bint ghosts) noexcept:
     """Nobody of an earlier session lives. After a reboot a ghost may be all that is left of a record."""
     cdef uint32_t i
     cdef delivery_slot_t* slot
@@ -195,7 +195,7 @@ cdef void end_all_leases(DeliveryTable table, bint ghosts) noexcept:
         rebuild(&table.table)
 
 
-cdef uint64_t largest_token(DeliveryTable table) noexcept:
+cdef uint64_t largest_token(DeliveryFile table) noexcept:
     cdef uint32_t i
     cdef uint64_t largest = table.table.shared.token
     for i in range(table.table.shared.used):
@@ -205,7 +205,7 @@ cdef uint64_t largest_token(DeliveryTable table) noexcept:
 
 # ---- read-only ----------------------------------------------------------------------------------------
 
-cdef int open_copy(DeliveryTable table) except -1:
+cdef int open_copy(DeliveryFile table) except -1:
     """Look at a copy in memory of our own; one that somebody is changing just now may be off by a record."""
     cdef void* mapped
     cdef size_t size = (FRONT_PAGES + FIRST_PAGES) * PAGE

@@ -9,7 +9,7 @@ disk has each unfinished record below the durable mark in a slot, or once too of
 
 from libc.stdint cimport int64_t, uint32_t
 
-from logcore.deliveries cimport DeliveryTable
+from logcore.delivery_file cimport DeliveryFile
 from logcore.delivery_slots cimport *
 from logcore.failpoints cimport failpoint, failpoint_errno
 from logcore.linux cimport EIO, fallocate, fdatasync
@@ -27,7 +27,7 @@ cdef enum:
     SPARSE = 4                                   # one slot in so many is in use
 
 
-def sync_table(table: DeliveryTable) -> bool:
+def sync_table(table: DeliveryFile) -> bool:
     """Bring what was done before to disk; True where there was anything to do.
 
     Raises:
@@ -73,7 +73,7 @@ def sync_table(table: DeliveryTable) -> bool:
     return True
 
 
-cdef int bring_to_disk(DeliveryTable table) except -1:
+cdef int bring_to_disk(DeliveryFile table) except -1:
     cdef int code = failpoint_errno("deliveries.sync")
     table.users += 1
     try:
@@ -91,7 +91,7 @@ cdef int bring_to_disk(DeliveryTable table) except -1:
     return 0
 
 
-cdef void put_durable(DeliveryTable table, delivery_mark_t* mark) noexcept:
+cdef void put_durable(DeliveryFile table, delivery_mark_t* mark) noexcept:
     cdef delivery_shared_t* shared = table.table.shared
     shared.durable_version += 1
     mark.version = shared.durable_version
@@ -104,13 +104,13 @@ cdef void put_durable(DeliveryTable table, delivery_mark_t* mark) noexcept:
 
 # ---- shrinking ----------------------------------------------------------------------------------------
 
-cdef bint is_sparse(DeliveryTable table) noexcept:
+cdef bint is_sparse(DeliveryFile table) noexcept:
     cdef delivery_shared_t* shared = table.table.shared
     cdef uint32_t live = shared.used - shared.free_count - shared.ghosts
     return shared.used > WORTH_SHRINKING and live < shared.used // SPARSE
 
 
-cdef int move_down(DeliveryTable table) except -1:
+cdef int move_down(DeliveryFile table) except -1:
     """Copy records from upper slots to free lower ones; who has one in flight knows its slot: it stays."""
     cdef delivery_shared_t* shared = table.table.shared
     cdef uint32_t low = 0, high = shared.used
@@ -140,7 +140,7 @@ cdef int move_down(DeliveryTable table) except -1:
     return 0
 
 
-cdef int trim(DeliveryTable table) except -1:
+cdef int trim(DeliveryFile table) except -1:
     """After the sync: the copies are on disk, so the ghosts may go, and the slots behind the last one."""
     cdef delivery_shared_t* shared = table.table.shared
     cdef uint32_t i, used = 0
@@ -157,7 +157,7 @@ cdef int trim(DeliveryTable table) except -1:
     return 0
 
 
-cdef int give_back_pages(DeliveryTable table) except -1:
+cdef int give_back_pages(DeliveryFile table) except -1:
     """The durable mark, which needs fewer slots, is on disk: their pages are not needed any more."""
     cdef delivery_shared_t* shared = table.table.shared
     cdef uint32_t needed = max(shared.used // SLOTS_PER_PAGE + FIRST_PAGES, <uint32_t> FIRST_PAGES)

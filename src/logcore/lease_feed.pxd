@@ -1,6 +1,7 @@
 # cython: language_level=3
 """LeaseFeed: leases of one partition's records, from its delivery table and its log together."""
 
+from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from logcore.batch cimport Record, RecordBatch
@@ -15,6 +16,7 @@ cdef struct claim_t:                         # a record that was leased under th
     uint32_t count
 
 cdef class LeaseFeed:
+    cdef PyThread_type_lock turn             # of the threads
     cdef readonly DeliveryTable table
     cdef PartitionLog log
     cdef PartitionReader fresh               # goes on behind `ahead`
@@ -33,6 +35,12 @@ cdef class LeaseFeed:
     cdef int disk_error                      # why the last claim() stopped early, or 0
     cdef object trouble                      # what reading ahead met, or None
 
+    cdef list take(self, int most, int64_t now, bint start)  # lease()
+    cdef list take_in_turn(self, int most, int64_t now, bint start)
+    cdef bint has_some(self) noexcept                        # at_hand()
+    cdef void take_turn(self) noexcept                       # to be released
+    cdef int take_in_until(self, int64_t wanted, int64_t now) except -1
+    cdef Record first_ready(self, int64_t now)
     cdef int follow_log(self) except -1
     cdef int restart(self, int64_t offset) except -1
     cdef int read_ahead(self, int most) except -1

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """LeaseFeed: leases of one partition's records, from its delivery table and its log together.
 
-Reads outside the table's lock and leases under it, in C only. One thread at a time uses a feed; any number of
+Reads outside the table's lock and leases under it, in C only. Threads take turns with a feed; any number of
 feeds, here and in other processes, lease from the same table. Invariant: a record is leased only after it was
 looked at, so that one whose due header lies in the future is delayed, whatever became of the table.
 """
@@ -12,6 +12,10 @@ from libc.string cimport memcmp
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pythread cimport (
+    NOWAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
+    WAIT_LOCK,
+)
 
 from logcore.batch cimport Record, RecordBatch
 from logcore.columns cimport bit_at, columns_t
@@ -46,13 +50,26 @@ cdef class LeaseFeed:
         level: of the partition; stated in its leases.
     """
 
+    def __cinit__(self):
+        self.turn = PyThread_allocate_lock()
+        if self.turn is NULL:
+            raise MemoryError()
+
     def __init__(self, table: DeliveryTable, due_header: bytes, level: int = 0):
         self.table, self.due_header, self.level = table, due_header, level
         self.log = table.log
         self.ahead, self.again = [], []
 
     def __dealloc__(self):
+        if self.turn is not NULL:
+            PyThread_free_lock(self.turn)
         free(self.claims)
+
+    cdef void take_turn(self) noexcept:
+        """Wait for the other threads."""
+        if not PyThread_acquire_lock(self.turn, NOWAIT_LOCK):
+            with nogil:
+                PyThread_acquire_lock(self.turn, WAIT_LOCK)
 
     def lease(self, most: int, now: int, start: bool = True) -> list:
         """Lease up to `most` records that are ready at `now` (wall clock, ns; 0: the machine's own).
@@ -63,13 +80,22 @@ cdef class LeaseFeed:
             DiskFullError: the table cannot grow.
             CorruptionError: the next record cannot be read; it stays ready.
         """
+        return self.take(most, now, start)
+
+    cdef list take(self, int most, int64_t now, bint start):
+        self.take_turn()
+        try:
+            return self.take_in_turn(most, now if now else clock_ns(CLOCK_REALTIME), start)
+        finally:
+            PyThread_release_lock(self.turn)
+
+    cdef list take_in_turn(self, int most, int64_t now, bint start):
         cdef list made = []
         cdef bint more = True
-        cdef int64_t at = now if now else clock_ns(CLOCK_REALTIME)
         while more and not made:
             self.follow_log()
             self.read_ahead(most)
-            more = self.claim(most, at, start)
+            more = self.claim(most, now, start)
             if self.claimed:
                 self.make_leases(made)
                 more = True
@@ -82,6 +108,9 @@ cdef class LeaseFeed:
 
     def at_hand(self) -> bool:
         """Whether lease() might find something; takes no lock."""
+        return self.has_some()
+
+    cdef bint has_some(self) noexcept:
         cdef uint64_t end
         cdef int64_t next_offset
         self.log.published(&end, &next_offset)
@@ -312,10 +341,21 @@ cdef class LeaseFeed:
 
     def record(self, offset: int) -> Record | None:
         """The record at an offset, None where it is gone."""
-        return self.record_at(offset)
+        self.take_turn()
+        try:
+            return self.record_at(offset)
+        finally:
+            PyThread_release_lock(self.turn)
 
     def head(self, now: int) -> Record | None:
         """The record that would be leased first at `now`, or None."""
+        self.take_turn()
+        try:
+            return self.first_ready(now)
+        finally:
+            PyThread_release_lock(self.turn)
+
+    cdef Record first_ready(self, int64_t now):
         cdef DeliveryTable table = self.table
         cdef int64_t offset = -1
         cdef RecordBatch batch
@@ -341,9 +381,17 @@ cdef class LeaseFeed:
 
     def finish_again(self, offsets: list, now: int) -> None:
         """Finish records that a committed transaction finished, whatever the table knows of them."""
+        self.take_turn()
+        try:
+            self.take_in_until(max(offsets), now)
+        finally:
+            PyThread_release_lock(self.turn)
+        self.table.finish_offsets(set(offsets))
+
+    cdef int take_in_until(self, int64_t wanted, int64_t now) except -1:
         cdef DeliveryTable table = self.table
         cdef delivery_shared_t* shared = table.table.shared
-        cdef int64_t wanted = max(offsets), before = -1
+        cdef int64_t before = -1
         while shared.scanned <= wanted and shared.scanned != before:
             self.follow_log()
             before = shared.scanned
@@ -361,7 +409,7 @@ cdef class LeaseFeed:
             table.unlock()
             if self.disk_error:
                 raise clear_error(OSError(self.disk_error, os.strerror(self.disk_error)), table.path)
-        table.finish_offsets(set(offsets))
+        return 0
 
 
 # ---- what stands in a record ----------------------------------------------------------------------------

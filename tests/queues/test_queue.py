@@ -241,7 +241,7 @@ def test_a_call_that_cannot_ack_many_ends_none_of_them(opened: Opened) -> None:
     jobs = opened()
     jobs.put_many([b"a", b"b"])
     both = jobs.get_many(2, 0)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match="deliveries"):
         jobs.ack_many([*both, None])  # type: ignore[list-item]
     assert not any(delivery.over for delivery in both)
     assert jobs.ack_many(both) == []

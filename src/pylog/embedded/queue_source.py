@@ -18,6 +18,7 @@ from logcore.deliveries import DeliveryTable, Lease
 from logcore.lease_feed import LeaseFeed
 from logcore.offsets import OffsetTable
 from logcore.processes import fork_count
+from logcore.topic_leases import TopicLeases
 from pylog.clock import Deadline, SystemClock
 from pylog.config import check_count, check_seconds
 from pylog.embedded.priority_order import PriorityOrder
@@ -29,6 +30,7 @@ from pylog.errors import (
     LeaseLostError,
     LockTimeoutError,
     OffsetOutOfRangeError,
+    PylogError,
 )
 from pylog.queue_options import DUE_HEADER, DeliveryState, QueueConfig, QueueCounts, QueueEntry, stated
 from pylog.records import Record
@@ -44,18 +46,19 @@ MOST_LEASES = 1 << 20
 SYNC_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 1.0
 STATES: dict[int, DeliveryState] = {0: "finished", 1: "in_flight", 2: "ready", 3: "blocked", 4: "delayed"}
-COUNTED = ("leased", "acked", "nacked", "released", "lost")
 
 
-class EmbeddedQueueSource:
-    """Leases the records of a topic one by one; see pylog.queue_source.QueueSource."""
+class EmbeddedQueueSource(TopicLeases):
+    """Leases the records of a topic one by one; see pylog.queue_source.QueueSource.
+
+    `lease`, `ack` and `ack_many` are the native core's own methods.
+    """
 
     def __init__(self, engine: EmbeddedEngine, files: QueueFiles, document: QueueDocument) -> None:
         self._engine = engine
         self._files = files
         self._document = document
         self._closed = False
-        self._counts = dict.fromkeys(COUNTED, 0)
         partitions = engine._partitions_of(document.topic)
         levels = document.config.priorities
         if partitions % levels:
@@ -70,13 +73,10 @@ class EmbeddedQueueSource:
         """Become this process's source: also in a forked child, which opens its own tables."""
         self._forks = fork_count()
         self._lock = threading.RLock()
-        self._feeds: dict[int, LeaseFeed] = {}
-        self._feed_locks: dict[int, threading.Lock] = {}
-        self._only: LeaseFeed | None = None
-        self._machine_time = isinstance(self._engine._clock, SystemClock)
+        clock = self._engine._clock
+        levels = self.config.priorities
+        self._begin_anew(self._band * levels, levels, None if isinstance(clock, SystemClock) else clock)
         self._floors: OffsetTable | None = None
-        self._expects_flush = False
-        self._turn = 0
         self._order = PriorityOrder(self._document.config)
 
     # ---- what it is -------------------------------------------------------------------------------------
@@ -109,8 +109,7 @@ class EmbeddedQueueSource:
         if self._band == 1:
             return level
         if key is None:
-            self._turn += 1
-            return level * self._band + self._turn % self._band
+            return level * self._band + self._next_turn() % self._band
         return level * self._band + self._engine._log(self.topic).partition_for(key) % self._band
 
     # ---- tables -----------------------------------------------------------------------------------------
@@ -123,11 +122,12 @@ class EmbeddedQueueSource:
             self._begin()
 
     def _feed(self, partition: int) -> LeaseFeed:
-        found = self._feeds.get(partition)
+        found = self._known(partition)
         if found is not None:
             return found
+        self._check_open()
         with self._lock:
-            found = self._feeds.get(partition)
+            found = self._known(partition)
             if found is None:
                 if not self._engine.read_only:
                     self._engine._finish_transactions()  # a dead process may have acked here in one
@@ -138,75 +138,45 @@ class EmbeddedQueueSource:
                 if table.began == "damaged":
                     logger.warning("%s was damaged: the queue begins again at its floor", table.path)
                 found = LeaseFeed(table, DUE_HEADER.encode(), partition // self._band)
-                self._feed_locks[partition] = threading.Lock()
-                self._feeds[partition] = found
-                if self._band * self.config.priorities == 1:
-                    self._only = found
+                self._know(partition, found)
         return found
 
     def _table(self, partition: int) -> DeliveryTable:
         return self._feed(partition).table
 
-    def _partitions(self, level: int) -> Iterator[int]:
-        """Yield the partitions of a level, each call beginning with another one."""
-        if self._band > 1:
-            self._turn += 1
-        for i in range(self._band):
-            yield level * self._band + (self._turn + i) % self._band
+    def _partitions(self, level: int) -> range:
+        return range(level * self._band, (level + 1) * self._band)
 
     def _everything(self) -> list[LeaseFeed]:
         return [self._feed(partition) for partition in range(self._band * self.config.priorities)]
 
     # ---- leases -----------------------------------------------------------------------------------------
 
-    def lease(self, max_records: int = 1, timeout: float | None = 0.0, *, start: bool = True) -> list[Lease]:
-        """Return up to max_records leases, waiting up to timeout seconds (None: for ever) for the first."""
-        if max_records.__class__ is not int or not 0 < max_records <= MOST_LEASES:
-            check_count(max_records, "max_records", 1, MOST_LEASES)
-        found = self._take_at_once(max_records, start)
-        if not found:
-            self._check_open()
-            self._engine._writable("lease records")
-            found = self._take(max_records, start)
+    def _lease(self, max_records: int, timeout: float | None, start: bool) -> list[Lease]:
+        """Lease what is not at hand: by level, after a wait, or from a table that is not open here yet."""
+        check_count(max_records, "max_records", 1, MOST_LEASES)
+        self._check_open()
+        self._engine._writable("lease records")
+        found = self._take(max_records, start)
         if not found:
             if timeout != 0:
                 found = self._wait(max_records, start, check_seconds(timeout, "timeout"))
             elif self._reclaim():
                 found = self._take(max_records, start)
-        if found:
-            self._counts["leased"] += len(found)
-            if not self._expects_flush:
-                self._expect_flush()
-        return found
-
-    def _take_at_once(self, most: int, start: bool) -> list[Lease] | None:
-        """Lease from the only partition, if there is one and it is open: _take() in less time."""
-        feed = self._only
-        if feed is None or not feed.at_hand():
-            return None
-        try:
-            with self._feed_locks[0]:
-                found = feed.lease(most, 0 if self._machine_time else self._engine._clock.time_ns(), start)
-        except ClosedError:
-            return None
-        if feed.table.dead_seen:
-            self._bury(feed.table)
         return found
 
     def _take(self, most: int, start: bool) -> list[Lease]:
         now = self._engine._clock.time_ns()
         found: list[Lease] = []
         for level in self._order.levels(lambda level: self._head(level, now)):
-            for partition in self._partitions(level):
-                feed = self._feed(partition)
-                if not feed.at_hand():
-                    continue
-                with self._feed_locks[partition]:
-                    found += feed.lease(most - len(found), now, start)
-                if feed.table.dead_seen:
-                    self._bury(feed.table)
-                if len(found) >= most:
-                    return found
+            try:
+                found += self._take_level(level, most - len(found), now, start)
+            except PylogError:
+                if not found:
+                    raise
+                break  # the error will come again
+            if len(found) >= most:
+                break
         return found
 
     def _head(self, level: int, now: int) -> int | None:
@@ -214,11 +184,9 @@ class EmbeddedQueueSource:
         found: list[int] = []
         for partition in self._partitions(level):
             feed = self._feed(partition)
-            if feed.at_hand():
-                with self._feed_locks[partition]:
-                    record = feed.head(now)
-                if record is not None:
-                    found.append(record.timestamp)
+            record = feed.head(now) if feed.at_hand() else None
+            if record is not None:
+                found.append(record.timestamp)
         return min(found, default=None)
 
     def _bury(self, table: DeliveryTable) -> bool:
@@ -256,35 +224,6 @@ class EmbeddedQueueSource:
         """Count a delivery; one that was started already is not counted again."""
         self._change(lease, "start")
 
-    def ack(self, lease: AnyLease) -> None:
-        """Finish a record: it is never delivered again (but see sync())."""
-        try:
-            # the shortest way, since each record takes it: all that is wrong is told by _change
-            finished = lease.__class__ is Lease and lease.table.ack(lease)
-        except ClosedError:
-            finished = False
-        if finished:
-            if not self._expects_flush:
-                self._expect_flush()
-        else:
-            self._change(lease, "ack")
-        self._counts["acked"] += 1
-
-    def ack_many(self, leases: Iterable[AnyLease]) -> list[Lease]:
-        """Finish many by a few native calls; returns those whose lease was lost, the others are finished."""
-        self._check_open()
-        lost: list[Lease] = []
-        count = 0
-        for partition, group in self._by_partition(leases).items():
-            count += len(group)
-            try:
-                lost += self._table(partition).ack_many(group)
-            except ClosedError:
-                lost += group
-        self._counts["acked"] += count - len(lost)
-        self._counts["lost"] += len(lost)
-        return lost
-
     def nack(self, lease: AnyLease, delay: float = 0.0) -> None:
         """Give a record back: ready again in `delay` seconds of the wall clock. The count stays."""
         seconds = check_seconds(delay, "delay")
@@ -292,13 +231,13 @@ class EmbeddedQueueSource:
             raise ConfigError("delay is a number of seconds")
         due = self._engine._clock.time_ns() + round(seconds * 1e9) if seconds else 0
         self._change(lease, "nack", min(due, (1 << 63) - 1))
-        self._counts["nacked"] += 1
+        self._nacked += 1
 
     def release(self, leases: Iterable[AnyLease]) -> None:
         """Give records back as if they had not been leased: ready at once, and an attempt is not burnt."""
         self._check_open()
         for partition, group in self._by_partition(leases).items():
-            self._counts["released"] += self._table(partition).release(group)
+            self._released += self._table(partition).release(group)
 
     def extend(self, lease: AnyLease, seconds: float | None = None) -> None:
         """Let a delivery take so many seconds from now; None: max_processing once more."""
@@ -315,7 +254,7 @@ class EmbeddedQueueSource:
         if not self._expects_flush:
             self._expect_flush()
         if not kept:
-            self._counts["lost"] += 1
+            self._lost += 1
             raise LeaseLostError(
                 f"queue {self.queue!r}: {self.topic}-{lease.partition} offset {lease.record.offset} is not "
                 "in flight here any more: it was finished, given to somebody else or leased before a fork",
@@ -387,7 +326,7 @@ class EmbeddedQueueSource:
         check_count(max_records, "max_records", 1, MOST_LEASES)
         found: list[QueueEntry] = []
         for level in reversed(range(self.config.priorities)):
-            for partition in range(level * self._band, (level + 1) * self._band):
+            for partition in self._partitions(level):
                 entries = (entry for entry in self._entries(partition) if state in (None, entry.state))
                 found += islice(entries, max_records - len(found))
         return found
@@ -396,8 +335,7 @@ class EmbeddedQueueSource:
         feed = self._feed(partition)
         scanned = feed.table.scanned()
         for offset, state, count, when in feed.table.entries(MOST_LEASES):
-            with self._feed_locks[partition]:
-                record = feed.record(offset)
+            record = feed.record(offset)
             if record is not None:
                 yield QueueEntry(record, STATES[state], count, when if STATES[state] == "delayed" else None)
         now = self._engine._clock.time_ns()
@@ -463,7 +401,7 @@ class EmbeddedQueueSource:
     def _sync(self) -> bool:
         """Sync the tables that changed; True where any had."""
         changed = False
-        for feed in list(self._feeds.values()):
+        for feed in self._opened():
             if feed.table.sync() and self._floors is not None:
                 changed = True
                 commit_floor(self._floors, feed.table)
@@ -488,8 +426,8 @@ class EmbeddedQueueSource:
 
     def metrics(self) -> dict[str, int]:
         """Return counters since it was opened: leased, acked, nacked, released, lost, reclaimed."""
-        reclaimed = sum(feed.table.reclaimed for feed in list(self._feeds.values()))
-        return {**self._counts, "reclaimed": reclaimed}
+        reclaimed = sum(feed.table.reclaimed for feed in self._opened())
+        return {**self._counted(), "reclaimed": reclaimed}
 
     def close(self) -> None:
         """Sync, and end, once; what is in flight here goes back when the engine is closed."""
@@ -505,7 +443,7 @@ class EmbeddedQueueSource:
         except LockTimeoutError as error:
             logger.warning("queue %s is closed without a last sync: %s", self.queue, error)
         finally:
-            for feed in self._feeds.values():
+            for feed in self._opened():
                 feed.table.close()
             if self._floors is not None:
                 self._floors.close()

@@ -7,8 +7,8 @@ Written against pylog.engine and pylog.queue_source alone.
 
 from __future__ import annotations
 
+from logcore.direct_queue import Delivery
 from pylog.queues.dead_letters import DeadLetter, DeadLetters, Redriven
-from pylog.queues.delivery import Delivery
 from pylog.queues.opening import open_queue
 from pylog.queues.options import QueueArguments
 from pylog.queues.queue import Queue

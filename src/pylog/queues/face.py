@@ -18,7 +18,7 @@ from pylog.errors import PylogError, SerializationError
 from pylog.serdes import Serde, serde_for
 
 if TYPE_CHECKING:
-    from pylog.queues.delivery import Delivery
+    from logcore.direct_queue import Delivery
     from pylog.queues.queue import Queue
 
 FULL_SECONDS = 0.02

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from pylog.queues.delivery import Delivery
+from logcore.direct_queue import Delivery
 
 
 class EffectStore(Protocol):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
+from logcore.direct_queue import Delivery, DirectQueue
 from pylog.clock import Clock, Deadline, SystemClock
 from pylog.config import check_choice, check_count, check_seconds
 from pylog.engine import Engine, Headers
@@ -39,9 +40,9 @@ from pylog.queues.dead_letters import (
     burial_headers,
     bury,
     capped,
+    identity_of,
     undecodable,
 )
-from pylog.queues.delivery import Delivery
 from pylog.queues.options import DEFAULT_RETRY, OnDeadLetter
 from pylog.queues.putting import SequencedPuts, pairs, put_at
 from pylog.records import Record, RecordId
@@ -72,8 +73,11 @@ def checked(state: DeliveryState) -> DeliveryState:
     return cast(DeliveryState, check_choice(state, "state", get_args(DeliveryState)))
 
 
-class Queue:
-    """A work queue over a topic; made by engine.queue(). Threads may share it; each process opens its own."""
+class Queue(DirectQueue):
+    """A work queue over a topic; made by engine.queue(). Threads may share it; each process opens its own.
+
+    `put`, `get`, `get_many` and `ack_many` are the native core's own methods.
+    """
 
     def __init__(
         self,
@@ -89,59 +93,45 @@ class Queue:
         producer_id: str | None = None,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__(
+            engine,
+            source,
+            expires=EXPIRES,
+            most=source.config.max_deliveries,
+            puts=serde is None and producer_id is None and source.config.priorities == 1,
+            plain=serde is None and sieve is None and breaker is None,
+        )
         self.source = source
         """What the engine offers for this queue."""
         self.name = source.queue
-        self.topic = source.topic
-        self.closed = False
         self._clock = clock or SystemClock()
         self.dead_letters = DeadLetters(engine, dead_letter, source, self._clock)
         self._engine = engine
-        self._append = engine.append
         self._serde = serde_for(serde, "serde")
         self._retry = retry
         self._breaker = breaker
         self._sieve = sieve
-        self._plain = sieve is None and self._serde is None
         self._on_dead_letter = on_dead_letter
         self._most = source.config.max_deliveries
         self._placed = source.config.priorities > 1
         self._lock = threading.RLock()  # what on_rejected calls may count as well
         self._dead: Counter[str] = Counter()
-        self._dropped: deque[tuple[Lease, Permit | None]] = deque()
         self._sequenced = None if producer_id is None else SequencedPuts(engine, self.topic, producer_id)
 
     # ---- putting ----------------------------------------------------------------------------------------
 
-    def put(
+    def _put(
         self,
         value: Any,
-        key: bytes | None = None,
-        *,
-        priority: int = 0,
-        delay: float | None = None,
-        at: int | datetime | None = None,
-        expiry: float | None = None,
-        headers: Headers | None = None,
-        sequence: int | None = None,
+        key: bytes | None,
+        priority: int,
+        delay: float | None,
+        at: int | datetime | None,
+        expiry: float | None,
+        headers: Headers | None,
+        sequence: int | None,
     ) -> RecordId | None:
-        """Append a record: in the queue, for all processes, on return.
-
-        Args:
-            key: Records of one key are delivered one after the other with order="key".
-            priority: Its level; a higher number is more urgent.
-            delay: Seconds before which it is not delivered.
-            at: The time before which it is not delivered: ns since 1970, or a datetime with a time zone.
-            expiry: Seconds after which it is dead-lettered instead of delivered.
-            sequence: With producer_id=: strictly increasing; what is in already is dropped.
-
-        Returns:
-            Where it is; None where it was in already.
-
-        Raises:
-            TypeError, SerializationError, ConfigError, RecordTooLargeError, DiskFullError, LockTimeoutError,
-            DurabilityError, ReadOnlyError, ClosedError: it is not in.
-        """
+        """Put what is more than an append."""
         if self._serde is not None and value is not None:
             value = self._serde.serialize(value)
         partition = None
@@ -153,7 +143,7 @@ class Queue:
             if self._sequenced is None or sequence is None:
                 raise ConfigError("producer_id= and sequence= go together")
             return self._sequenced.put(value, key, partition, headers, sequence)
-        return self._append(self.topic, value, key, partition=partition, headers=headers)
+        return self._engine.append(self.topic, value, key, partition=partition, headers=headers)
 
     def _terms(
         self, priority: int, delay: float | None, at: int | datetime | None, expiry: float | None
@@ -211,41 +201,11 @@ class Queue:
 
     # ---- getting ----------------------------------------------------------------------------------------
 
-    def get(self, timeout: float | None = None) -> Delivery | None:
-        """Return the next record as a started Delivery, None where none came in time.
-
-        Args:
-            timeout: Seconds to wait; 0 does not wait, None waits for ever.
-
-        Raises:
-            DiskFullError, CorruptionError, LockTimeoutError, ReadOnlyError, ClosedError
-        """
-        if self._dropped:
-            self._sweep()
-        if self._breaker is None and not timeout:  # what is there already, or however long it takes
-            leases = self.source.lease(1, SWEEP_SECONDS if timeout is None else timeout)
-            if leases:
-                (lease,) = leases
-                # as nearly all are: nothing stands against delivering it
-                if (
-                    self._plain
-                    and lease.delivery_count <= self._most
-                    and EXPIRES.match(lease.record) is False
-                ):
-                    return Delivery(self, lease)
-                delivery = self._admit(lease)
-                if delivery is not None:
-                    return delivery
-            elif timeout is not None:
-                return None
+    def _get(self, timeout: float | None) -> Delivery | None:
         found = self._wait(1, timeout, start=True)
         return found[0] if found else None
 
-    def get_many(self, max_records: int = 100, timeout: float | None = None) -> list[Delivery]:
-        """Return up to max_records, waiting up to timeout seconds (None: for ever) for the first.
-
-        An attempt is counted when a Delivery is started: by its block or start(), not by this.
-        """
+    def _get_many(self, max_records: int, timeout: float | None) -> list[Delivery]:
         check_count(max_records, "max_records", 1, 1 << 20)
         return self._wait(max_records, timeout, start=False)
 
@@ -257,7 +217,6 @@ class Queue:
             if permit is None and self._breaker is not None:
                 return []
             found: list[Delivery] = []
-            leases: Sequence[Lease] = ()
             try:
                 left = deadline.left(SWEEP_SECONDS)
                 leases = self.source.lease(max_records if permit is None else 1, left, start=start)
@@ -265,18 +224,7 @@ class Queue:
                     # it opened while we waited
                     self.source.release(leases)
                     continue
-                plain = self._plain and permit is None
-                most = self._most if start else self._most - 1
-                for lease in leases:
-                    if plain and lease.delivery_count <= most and EXPIRES.match(lease.record) is False:
-                        found.append(Delivery(self, lease))
-                    elif (delivery := self._admit(lease, permit)) is not None:
-                        found.append(delivery)
-            except BaseException:
-                for delivery in found:
-                    delivery._over = True
-                self.source.release(leases)  # leaves alone what was ended already
-                raise
+                found = self._admitted(leases, permit, start)
             finally:
                 if permit is not None and not found:
                     self.note_nothing(permit)
@@ -319,7 +267,7 @@ class Queue:
             if self._sieve is not None and not self._wanted(self._sieve, lease):
                 return None
             if self._serde is None:
-                return Delivery(self, lease, permit)
+                return self._deliver(lease, permit)
             value = record.value
             if value is not None:
                 try:
@@ -335,7 +283,7 @@ class Queue:
         except BaseException:
             self.source.release([lease])
             raise
-        return Delivery(self, lease, permit, value)
+        return self._deliver_decoded(lease, permit, value)
 
     def _expired(self, record: Record) -> bool:
         expires = stated(record, EXPIRES_HEADER)
@@ -356,19 +304,10 @@ class Queue:
 
     # ---- what was dropped -------------------------------------------------------------------------------
 
-    def note_dropped(self, lease: Lease, permit: Permit | None) -> bool:
-        """Remember a delivery that nobody holds any more; False where the queue was closed."""
-        if not self.closed:
-            self._dropped.append((lease, permit))
-        return not self.closed
-
     def _sweep(self) -> None:
         """Give back what was dropped."""
-        while self._dropped:
-            try:
-                lease, permit = self._dropped.popleft()
-            except IndexError:  # another thread was faster
-                return
+        while (dropped := self._take_dropped()) is not None:
+            lease, permit = dropped
             try:
                 if lease.started:
                     if permit is not None:
@@ -396,17 +335,6 @@ class Queue:
             if delivery is not None:
                 yield delivery
 
-    def ack_many(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Finish many by a few native calls; returns those that somebody else has meanwhile."""
-        ending = list(deliveries)
-        leases = [delivery._lease for delivery in ending]
-        lost = set(map(id, self.source.ack_many(leases)))
-        for delivery in ending:
-            delivery._over = True
-            if delivery._permit is not None:
-                self.note_success(delivery._permit)
-        return [delivery for delivery in ending if id(delivery._lease) in lost] if lost else []
-
     def run(
         self, handler: Handler, *, workers: int = 1, prefetch: int = 1, idle: float | None = None
     ) -> None:
@@ -431,6 +359,19 @@ class Queue:
         return QueueFace(self, maxsize, serde)
 
     # ---- what becomes of a delivery ---------------------------------------------------------------------
+
+    _identity_of = staticmethod(identity_of)
+
+    def _fail(self, delivery: Delivery, error: BaseException) -> None:
+        """End as the exception that leaves the block says, which must not be hidden by another one."""
+        try:
+            if isinstance(error, Exception) and not isinstance(error, CircuitOpenError):
+                delivery.nack(error=error)
+            else:
+                delivery.release()
+        except PylogError as later:
+            # the lease holds no longer than this process lives: the record is not lost
+            error.add_note(f"and the delivery could not be given back: {later}")
 
     def give_back(self, lease: Lease, delay: float | None, error: BaseException | None) -> None:
         """Have the lease's record delivered again, or bury it: what Delivery.nack() does."""

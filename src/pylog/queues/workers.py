@@ -15,9 +15,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from logcore.direct_queue import Delivery
 from pylog.config import check_count, check_seconds
 from pylog.errors import CircuitOpenError, ClosedError, LeaseLostError, PylogError
-from pylog.queues.delivery import Delivery
 from pylog.queues.queue import BREAKER_SECONDS, Queue
 
 logger = logging.getLogger("pylog")
