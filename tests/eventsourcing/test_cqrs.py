@@ -190,6 +190,20 @@ def test_a_table_is_the_last_value_of_each_key(engine: pylog.Engine) -> None:
         assert dict(anew) == model
 
 
+def test_a_table_follows_partitions_that_come_and_a_topic_that_is_made_anew(engine: pylog.Engine) -> None:
+    engine.create_topic("prices", cleanup_policy="compact")
+    with pylog.Table(engine, "prices", key_serde="str") as table:
+        engine.append("prices", b"1", b"a", partition=0)
+        assert (table.refresh(), dict(table)) == (1, {"a": b"1"})
+        engine.create_partitions("prices", 4)
+        engine.append("prices", b"2", b"b", partition=3)
+        assert (table.refresh(), dict(table)) == (1, {"a": b"1", "b": b"2"})
+        engine.delete_topic("prices")
+        engine.create_topic("prices", cleanup_policy="compact")
+        engine.append("prices", b"3", b"c")
+        assert (table.refresh(), dict(table)) == (1, {"c": b"3"})
+
+
 def test_a_table_waits_no_longer_than_it_was_told(engine: pylog.Engine) -> None:
     engine.create_topic("prices")
     with pylog.Table(engine, "prices") as table:

@@ -1,58 +1,32 @@
 """ReadModel: rows of a database that follow a topic, with the position in the same transaction as the rows.
 
-Any DB-API connection does whose commit() takes rows, tables and views together (SQLite, PostgreSQL). The rows
-of each build of a projection have tables of their own, behind views that a rebuilt one takes over at once.
-Invariant: whatever dies, the rows are the fold of exactly the records below the stored positions; of several
-processes that keep one read model, each record is applied by one.
+What stands in the database is in builds.py. Invariant: whatever dies, the rows are the fold of exactly the
+records below the stored positions; of several processes that keep one read model one applies each record.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, Self
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 from pylog.clock import Clock, Deadline, SystemClock
-from pylog.config import check_name
+from pylog.config import check_name, check_seconds
 from pylog.engine import Consumer, Engine
-from pylog.errors import ConfigError, LogTruncatedError, RequestTimeoutError
+from pylog.errors import (
+    ClosedError,
+    ConfigError,
+    LogTruncatedError,
+    OffsetOutOfRangeError,
+    RequestTimeoutError,
+)
+from pylog.eventsourcing.builds import Builds, Projection, Stored, Tables
 from pylog.records import Record, RecordId, TopicPartition
 
-logger = logging.getLogger("pylog")
-
-POSITIONS, BUILDS = "pylog_positions", "pylog_builds"
-MARKERS: dict[str, Callable[[int], str]] = {
-    "qmark": lambda n: "?",
-    "format": lambda n: "%s",
-    "pyformat": lambda n: "%s",
-    "numeric": lambda n: f":{n}",
-}
 AT_ONCE = 500
 LONGEST_NAP = 0.05
-
-
-class Projection(Protocol):
-    """What a user writes: which tables there are, and what a record changes in them."""
-
-    @property
-    def name(self) -> str:
-        """Of the read model in the database: letters, digits and "_"."""
-
-    @property
-    def tables(self) -> Sequence[str]:
-        """Names of its tables; each is seen as a view of that name."""
-
-    def create(self, db: Any, tables: Tables) -> None:
-        """Create the tables, under the names that `tables[...]` says."""
-
-    def apply(self, db: Any, tables: Tables, record: Any) -> None:
-        """Change rows as a Record says, or an Event where an EventStore is followed; never commit."""
-
-
-class Tables(dict[str, str]):
-    """The name that a table of a projection has in this build, by the name of its view."""
 
 
 class Lag(NamedTuple):
@@ -70,7 +44,7 @@ class ReadModel:
         engine: Whose topic it follows.
         topic: Its name, or an EventStore.
         projection: What becomes of records.
-        connection: A DB-API connection, not in autocommit mode; the caller closes it.
+        connection: A DB-API connection of its own, not in autocommit mode; the caller closes it.
         paramstyle: Of the connection's module.
         build: Of the tables; left out: the one that the views show.
     """
@@ -86,126 +60,110 @@ class ReadModel:
         clock: Clock | None = None,
         build: int | None = None,
     ) -> None:
-        for name in (projection.name, *projection.tables):
-            if not name.isidentifier():
-                raise ConfigError(f"the name {name!r} of a read model or table: letters, digits and _")
-        if paramstyle not in MARKERS:
-            raise ConfigError(f"paramstyle={paramstyle!r}: one of {', '.join(MARKERS)}")
-        if getattr(connection, "isolation_level", "") is None or getattr(connection, "autocommit", 0) is True:
-            raise ConfigError("the connection commits by itself: rows and position would come apart")
         self.engine, self.topic = engine, check_name(getattr(topic, "name", topic), "topic")
         self._decode: Callable[[Record], Any] = getattr(topic, "event", lambda record: record)
-        self.projection, self.db, self.clock = projection, connection, clock or SystemClock()
-        self._marker = MARKERS[paramstyle]
-        self._uuid = engine.describe_topic(self.topic).uuid
-        self._consumer: Consumer | None = None
+        self.db, self.clock = connection, clock or SystemClock()
+        self._builds = Builds(projection, connection, paramstyle)
         self._pinned = build
+        self._consumer: Consumer | None = None  # None: where to begin is asked of the database
         self._next: dict[int, int] = {}
-        self._create()
+        self._builds.once(lambda: self._builds.make_first(*self._beginning()))
+        self.build = build or self._builds.active()
+        connection.rollback()
 
-    # ---- the database -----------------------------------------------------------------------------------
+    @property
+    def projection(self) -> Projection:
+        """What becomes of records."""
+        return self._builds.projection
 
-    def _execute(self, statement: str, *values: Any) -> Any:
-        """Execute a statement whose values are written as `?`."""
-        parts = statement.split("?")
-        sql = parts[0] + "".join(self._marker(number) + part for number, part in enumerate(parts[1:], 1))
-        cursor = self.db.cursor()
-        cursor.execute(sql, values)
-        return cursor
+    def tables(self) -> Tables:
+        """Return the names of the tables of the build that is kept, by those of their views."""
+        return self._builds.tables(self.build)
 
-    def _create(self) -> None:
-        """Make what is missing in the database: our tables, the first build, its views."""
+    def _beginning(self) -> tuple[str, dict[int, int]]:
+        """Return the topic's uuid, and where each partition begins."""
+        shape = self.engine.describe_topic(self.topic)
+        starts = {one: self.engine.log_start_offset(self.topic, one) for one in range(shape.partitions)}
+        return shape.uuid, starts
+
+    # ---- following --------------------------------------------------------------------------------------
+
+    def catch_up(self, timeout: float | None = 0.0, at_once: int = AT_ONCE) -> int:
+        """Apply what is there, `at_once` records a transaction; wait up to `timeout` for the first.
+
+        Returns how many records were applied. Whatever the projection or the database raises is raised, the
+        transaction in which it happened is rolled back, and the next call begins where the database says.
+
+        Raises:
+            LogTruncatedError: a power cut took records that the rows are made of: rebuild().
+            OffsetOutOfRangeError: records were deleted before they were applied: rebuild().
+            ConfigError: the rows are of another topic of that name, or of another version of the projection.
+        """
+        applied = 0
         try:
-            self._execute(
-                f"CREATE TABLE IF NOT EXISTS {BUILDS} "
-                "(name VARCHAR(200) PRIMARY KEY, build INTEGER NOT NULL, made INTEGER NOT NULL)"
-            )
-            self._execute(
-                f"CREATE TABLE IF NOT EXISTS {POSITIONS} (name VARCHAR(200), build INTEGER, "
-                "partition_ INTEGER, topic VARCHAR(40) NOT NULL, next_offset BIGINT NOT NULL, "
-                "epoch BIGINT NOT NULL, "
-                "PRIMARY KEY (name, build, partition_))"
-            )
-            self.db.commit()
-            if self._active() == 0:
-                name = self.projection.name
-                self._execute(f"INSERT INTO {BUILDS} (name, build, made) VALUES (?, 1, 1)", name)
-                self._make_build(1)
-                self._show(1)
-            self.db.commit()
+            while True:
+                records = self._following().poll(at_once, 0.0 if applied else timeout)
+                if not records:
+                    return applied
+                if self._apply(records):
+                    applied += len(records)
         except BaseException:
-            self.db.rollback()
-            if self._active() == 0:  # else another process was quicker
-                raise
-        self.build = self._pinned or self._active()
-        self._load_positions()
+            self.close()
+            raise
 
-    def _active(self) -> int:
-        """Return the build that the views show, 0 where there is none."""
-        row = self._execute(f"SELECT build FROM {BUILDS} WHERE name = ?", self.projection.name).fetchone()
-        return int(row[0]) if row else 0
+    def _following(self) -> Consumer:
+        """Return the consumer where the database says, which others and rebuilds may have moved."""
+        uuid, starts = self._beginning()
+        stored = self._builds.look(self._pinned)
+        if not stored:
+            raise ConfigError(f"build {self.build} of {self.projection.name} is gone: another was quicker")
+        self._check_topic(stored, uuid)
+        self._check_version(stored)
+        build = stored[0].build
+        if len(stored) < len(starts):  # the topic got more partitions since
+            self._builds.once(lambda: self._builds.add_positions(build, uuid, starts))
+            stored = self._builds.look(build)
+        if self._consumer is None or build != self.build or len(stored) > len(self._next):
+            self.close()
+            self._consumer = self.engine.consumer(on_truncate="raise", auto_offset_reset="error")
+            self._consumer.assign([TopicPartition(self.topic, one.partition) for one in stored])
+            self.build = build
+        for one in stored:
+            if self._next.get(one.partition) != one.next_offset:
+                self._check_place(one, starts[one.partition])
+                self._consumer.seek((self.topic, one.partition), one.next_offset)
+                self._next[one.partition] = one.next_offset
+        return self._consumer
 
-    def tables(self, build: int | None = None) -> Tables:
-        """Return the names of the tables of a build."""
-        number = self.build if build is None else build
-        return Tables({name: f"{name}__{number}" for name in self.projection.tables})
+    def _check_topic(self, stored: Sequence[Stored], uuid: str) -> None:
+        if any(one.topic != uuid for one in stored):
+            raise ConfigError(f"{self.projection.name} was built from another {self.topic!r}: rebuild() it")
 
-    def _make_build(self, build: int) -> None:
-        self.projection.create(self.db, self.tables(build))
-        for partition in range(self.engine.describe_topic(self.topic).partitions):
-            self._execute(
-                f"INSERT INTO {POSITIONS} (name, build, partition_, topic, next_offset, epoch) "
-                "VALUES (?, ?, ?, ?, 0, 0)",
-                self.projection.name,
-                build,
-                partition,
-                self._uuid,
+    def _check_version(self, stored: Sequence[Stored]) -> None:
+        name, version = self.projection.name, stored[0].version
+        if self._pinned is None and version != self._builds.version:
+            raise ConfigError(
+                f"{name} is kept by version {version} of its projection, and this is version "
+                f"{self._builds.version}: rebuild() it with the newer one, and end who has the older one"
             )
 
-    def _show(self, build: int) -> None:
-        for name, table in self.tables(build).items():
-            self._execute(f"DROP VIEW IF EXISTS {name}")
-            self._execute(f"CREATE VIEW {name} AS SELECT * FROM {table}")
-
-    def _drop_build(self, build: int) -> None:
-        for table in self.tables(build).values():
-            self._execute(f"DROP TABLE IF EXISTS {table}")
-        self._execute(f"DELETE FROM {POSITIONS} WHERE name = ? AND build = ?", self.projection.name, build)
-
-    def _load_positions(self) -> None:
-        """Take the stored positions, and have the consumer go on there."""
-        rows = self._execute(
-            f"SELECT partition_, topic, next_offset, epoch FROM {POSITIONS} WHERE name = ? AND build = ?",
-            self.projection.name,
-            self.build,
-        ).fetchall()
-        self.db.rollback()  # ends the reading transaction
-        self._next = {}
-        if not rows:
-            raise ConfigError(f"build {self.build} of {self.projection.name} is gone: another was quicker")
-        for partition, topic, next_offset, epoch in rows:
-            if topic != self._uuid:
-                raise ConfigError(f"{self.projection.name} was built from another topic: rebuild() it")
-            self._check_epoch(partition, next_offset, epoch)
-            self._next[partition] = next_offset
-        if self._consumer is None:
-            self._consumer = self.engine.consumer(on_truncate="raise")
-            self._consumer.assign([TopicPartition(self.topic, partition) for partition in sorted(self._next)])
-        for partition, offset in self._next.items():
-            start = self.engine.log_start_offset(self.topic, partition)
-            self._consumer.seek((self.topic, partition), max(offset, start))
-
-    def _check_epoch(self, partition: int, next_offset: int, epoch: int) -> None:
-        """Raise where a power cut took records that the rows are made of."""
-        if next_offset == 0:
-            return
+    def _check_place(self, stored: Stored, start: int) -> None:
+        """Raise where a power cut took records that rows are made of, or where some went unapplied."""
+        partition, next_offset = stored.partition, stored.next_offset
         end = self.engine.log_end_offset(self.topic, partition)
+        if next_offset < start:
+            raise OffsetOutOfRangeError(
+                f"offsets {next_offset} to {start - 1} of {self.topic}-{partition} were deleted before "
+                f"{self.projection.name} had them: rebuild() it from what is there",
+                offset=next_offset,
+                log_start_offset=start,
+                log_end_offset=end,
+            )
         if next_offset <= end:
-            start = self.engine.log_start_offset(self.topic, partition)
-            if next_offset - 1 < start:
+            if next_offset == start:
                 return
             last = next(self.engine.read(self.topic, partition, next_offset - 1), None)
-            if last is None or last.offset != next_offset - 1 or last.epoch == epoch:
+            if last is None or last.offset != next_offset - 1 or last.epoch == stored.epoch:
                 return  # compacted away, or the one that was applied
         raise LogTruncatedError(
             f"{self.projection.name} has rows of records of {self.topic}-{partition} before offset "
@@ -214,87 +172,34 @@ class ReadModel:
             resume_offset=end,
         )
 
-    # ---- following --------------------------------------------------------------------------------------
-
-    def catch_up(self, timeout: float | None = 0.0, at_once: int = AT_ONCE) -> int:
-        """Apply what is there, `at_once` records a transaction; wait up to `timeout` for the first.
-
-        Returns how many records were applied. Whatever the projection or the database raises is raised, and
-        the transaction in which it happened is rolled back.
-
-        Raises:
-            LogTruncatedError: a power cut took records that the rows are made of: rebuild().
-        """
-        applied = 0
-        while True:
-            self._follow_switch()
-            assert self._consumer is not None
-            records = self._consumer.poll(at_once, 0.0 if applied else timeout)
-            if not records:
-                return applied
-            if self._apply(records):
-                applied += len(records)
-
-    def _follow_switch(self) -> None:
-        """Go on with the build that the views show, where that is another one by now."""
-        if self._pinned is None:
-            active = self._active()
-            self.db.rollback()
-            if active != self.build:
-                self.build = active
-                self._load_positions()
-
     def _apply(self, records: Sequence[Record]) -> bool:
         """Apply records and store the positions behind them; False where another process did so first."""
-        moved: dict[int, Record] = {record.partition: record for record in records}
-        try:
-            for partition, last in moved.items():
+        moved = {record.partition: record for record in records}
+        with self._builds.transaction():
+            for partition, last in sorted(moved.items()):
                 # first, since it takes the write lock and tells whether our position is the stored one
-                changed = self._execute(
-                    f"UPDATE {POSITIONS} SET next_offset = ?, epoch = ? "
-                    "WHERE name = ? AND build = ? AND partition_ = ? AND next_offset = ?",
-                    last.offset + 1,
-                    last.epoch,
-                    self.projection.name,
-                    self.build,
-                    partition,
-                    self._next[partition],
-                ).rowcount
-                if changed != 1:
+                at, behind = self._next[partition], last.offset + 1
+                if not self._builds.move(self.build, partition, at, behind, last.epoch):
                     self.db.rollback()
-                    if self._pinned is None:
-                        self.build = self._active()
-                    self._load_positions()
+                    self.close()
                     return False
             tables = self.tables()
             for record in records:
                 self.projection.apply(self.db, tables, self._decode(record))
-            self.db.commit()
-        except BaseException:
-            self.db.rollback()
-            self._rewind()
-            raise
-        for partition, last in moved.items():
-            self._next[partition] = last.offset + 1
+        self._next.update({partition: last.offset + 1 for partition, last in moved.items()})
         return True
-
-    def _rewind(self) -> None:
-        assert self._consumer is not None
-        for partition, offset in self._next.items():
-            with suppress(Exception):  # what went wrong before is what the caller is told
-                self._consumer.seek((self.topic, partition), offset)
 
     # ---- what readers ask -------------------------------------------------------------------------------
 
     def positions(self) -> dict[int, int]:
-        """Return the next offset of each partition that the views do not show yet, as stored now."""
-        rows = self._execute(
-            f"SELECT p.partition_, p.next_offset FROM {POSITIONS} p JOIN {BUILDS} b "
-            "ON b.name = p.name AND b.build = p.build WHERE p.name = ?",
-            self.projection.name,
-        ).fetchall()
-        self.db.rollback()
-        return {int(partition): int(offset) for partition, offset in rows}
+        """Return the next offset of each partition that the views do not show yet, as stored now.
+
+        Raises:
+            ConfigError: the rows are of another topic of that name: rebuild().
+        """
+        shape, stored = self.engine.describe_topic(self.topic), self._builds.look()
+        self._check_topic(stored, shape.uuid)
+        return dict.fromkeys(range(shape.partitions), 0) | {one.partition: one.next_offset for one in stored}
 
     def wait_for(self, token: Any, timeout: float | None = None) -> None:
         """Return when the rows show what an append returned: read your own writes.
@@ -306,16 +211,19 @@ class ReadModel:
 
         Raises:
             RequestTimeoutError: they do not show it in time.
-            ConfigError: the token is of another topic.
+            ConfigError: the token is of another topic, or of a partition that there is not.
         """
-        places = sorted(places_of(token), key=lambda place: place.offset)
-        if any(place.topic != self.topic for place in places):
-            raise ConfigError(f"{self.projection.name} follows {self.topic!r}; {token!r} is of another topic")
-        wanted = {place.partition: place.offset for place in places}
-        deadline, nap = Deadline(self.clock, timeout), 0.0005
+        deadline, nap = Deadline(self.clock, check_seconds(timeout, "timeout")), 0.0005
+        wanted: dict[int, int] = {}
+        for place in places_of(token):
+            if place.topic != self.topic:
+                raise ConfigError(f"{self.projection.name} follows {self.topic!r}, which has no {token!r}")
+            wanted[place.partition] = max(place.offset, wanted.get(place.partition, 0))
         while True:
             shown = self.positions()
-            if all(shown.get(partition, 0) > offset for partition, offset in wanted.items()):
+            if not wanted.keys() <= shown.keys():
+                raise ConfigError(f"{token!r} stands in no partition of {self.topic!r}")
+            if all(shown[partition] > offset for partition, offset in wanted.items()):
                 return
             if deadline.passed():
                 raise RequestTimeoutError(f"{self.projection.name} does not show {token!r} in time")
@@ -326,11 +234,11 @@ class ReadModel:
         """Return how far the views are behind the topic."""
         records, oldest = 0, None
         for partition, offset in self.positions().items():
-            behind = self.engine.log_end_offset(self.topic, partition) - offset
+            start = max(offset, self.engine.log_start_offset(self.topic, partition))
+            behind = self.engine.log_end_offset(self.topic, partition) - start
             if behind <= 0:
                 continue
             records += behind
-            start = max(offset, self.engine.log_start_offset(self.topic, partition))
             first = next(self.engine.read(self.topic, partition, start), None)
             if first is not None and (oldest is None or first.timestamp < oldest):
                 oldest = first.timestamp
@@ -357,88 +265,52 @@ class ReadModel:
         projection = projection or self.projection
         if projection.name != self.projection.name:
             raise ConfigError(f"a rebuilt {self.projection.name} keeps its name: it is no {projection.name}")
-        build = self._next_build()
-        beside = type(self)._beside(self, projection, build)
+        beside = self._beside(projection)
         applied = 0
         try:
             while True:
                 applied += beside.catch_up()
                 if until is not None and until():
-                    self._forget(beside)
+                    with beside._builds.transaction():
+                        beside._builds.drop(beside.build)
                     return applied
                 if self._switch(beside):
                     break
         finally:
             beside.close()
-        self.projection, self.build = projection, build
-        self._load_positions()
+        self.close()
+        self._builds, self.build = beside._builds, beside.build
         return applied
 
-    def _next_build(self) -> int:
-        try:
-            self._execute(f"UPDATE {BUILDS} SET made = made + 1 WHERE name = ?", self.projection.name)
-            name = self.projection.name
-            row = self._execute(f"SELECT made FROM {BUILDS} WHERE name = ?", name).fetchone()
-            self.db.commit()
-        except BaseException:
-            self.db.rollback()
-            raise
-        return int(row[0])
-
-    @classmethod
-    def _beside(cls, model: Self, projection: Projection, build: int) -> Self:
-        made = cls.__new__(cls)
-        made.__dict__.update(model.__dict__, projection=projection, build=build, _pinned=build)
-        made._consumer = None
-        try:
-            made._make_build(build)
-            made.db.commit()
-        except BaseException:
-            made.db.rollback()
-            raise
-        made._load_positions()
-        return made
+    def _beside(self, projection: Projection) -> Self:
+        """Return a read model that fills new tables, which nobody sees yet."""
+        beside = copy(self)
+        beside._builds = Builds(projection, self.db, self._builds.paramstyle)
+        beside._consumer, beside._next = None, {}
+        with beside._builds.transaction():
+            beside.build = beside._pinned = beside._builds.make_next(*self._beginning())
+        return beside
 
     def _switch(self, beside: Self) -> bool:
         """Have the views show the new build, if it has all that the old one has."""
-        try:
-            name = self.projection.name
-            # first of all the write lock: whoever keeps the old build waits, and then finds the new one
-            self._execute(f"UPDATE {BUILDS} SET made = made WHERE name = ?", name)
-            old = self._active()
-            self._execute(f"UPDATE {BUILDS} SET build = ? WHERE name = ?", beside.build, name)
-            rows = self._execute(
-                f"SELECT partition_, next_offset FROM {POSITIONS} WHERE name = ? AND build = ?",
-                self.projection.name,
-                old,
-            ).fetchall()
-            if any(beside._next.get(int(partition), 0) < int(offset) for partition, offset in rows):
-                self.db.rollback()
-                return False
-            for view in self.projection.tables:
-                self._execute(f"DROP VIEW IF EXISTS {view}")
-            beside._show(beside.build)
-            # and what rebuilds that died half way left
-            for build in range(1, beside.build):
-                self._drop_build(build)
-            self.db.commit()
-        except BaseException:
-            self.db.rollback()
-            raise
+        uuid, builds = self.engine.describe_topic(self.topic).uuid, beside._builds
+        with builds.transaction():
+            # first of all the locks: whoever keeps the old build waits, and then finds the new one
+            for old in builds.lock():
+                there = min(old.next_offset, self.engine.log_end_offset(self.topic, old.partition))
+                if old.topic == uuid and beside._next.get(old.partition, 0) < there:
+                    return False
+            if not builds.stored(beside.build):
+                raise ConfigError(f"build {beside.build} of {builds.name} is gone: another was quicker")
+            builds.show(beside.build, self.projection)
         return True
 
-    def _forget(self, beside: Self) -> None:
-        try:
-            beside._drop_build(beside.build)
-            self.db.commit()
-        except BaseException:
-            self.db.rollback()
-            raise
-
     def close(self) -> None:
-        """Stop reading; the connection stays open."""
-        if self._consumer is not None:
-            self._consumer.close()
+        """Stop reading, until catch_up() is called again; the connection stays open."""
+        consumer, self._consumer, self._next = self._consumer, None, {}
+        if consumer is not None:
+            with suppress(ClosedError):  # with its engine, or its topic
+                consumer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -451,6 +323,8 @@ def places_of(token: Any) -> Iterable[RecordId]:
     """Return the RecordIds in what an append, a save or a command returned."""
     if token is None:
         return []
+    if isinstance(token, str | bytes):
+        raise TypeError(f"{token!r} is no place in a log")
     if isinstance(token, RecordId):
         return [token]
     if hasattr(token, "record_id"):

@@ -41,9 +41,8 @@ class Table(Mapping[Any, Any]):
     ) -> None:
         self.engine, self.topic, self.clock = engine, topic, clock or SystemClock()
         self._rows: dict[Any, Any] = {}
-        self._partitions = [
-            TopicPartition(topic, partition) for partition in range(engine.describe_topic(topic).partitions)
-        ]
+        self._uuid = ""
+        self._partitions: list[TopicPartition] = []
         self._consumer = engine.consumer(
             auto_offset_reset="earliest",
             on_truncate="raise",
@@ -51,7 +50,6 @@ class Table(Mapping[Any, Any]):
             value_serde=value_serde,
         )
         try:
-            self._consumer.assign(self._partitions)
             self.refresh()
         except BaseException:
             self.close()
@@ -60,6 +58,7 @@ class Table(Mapping[Any, Any]):
     def refresh(self, timeout: float | None = 0.0) -> int:
         """Take what is there, waiting up to `timeout` seconds for the first; how many records that were."""
         taken = 0
+        self._take_partitions()
         while True:
             try:
                 records = self._consumer.poll(AT_ONCE, 0.0 if taken else timeout)
@@ -75,6 +74,20 @@ class Table(Mapping[Any, Any]):
                 else:
                     self._rows.pop(record.key, None)
             taken += len(records)
+
+    def _take_partitions(self) -> None:
+        """Follow the partitions that the topic got since; begin anew where it was made anew."""
+        shape = self.engine.describe_topic(self.topic)
+        if shape.uuid != self._uuid:
+            self._rows.clear()
+            self._uuid, self._partitions = shape.uuid, []
+        if shape.partitions > len(self._partitions):
+            positions = {one: self._consumer.position(one) for one in self._partitions}
+            self._partitions = [TopicPartition(self.topic, number) for number in range(shape.partitions)]
+            self._consumer.assign(self._partitions)
+            self._consumer.seek_to_beginning(self._partitions)
+            for partition, offset in positions.items():
+                self._consumer.seek(partition, offset)
 
     def wait_for(self, token: Any, timeout: float | None = None) -> None:
         """Return when the table shows what an append returned. Raises RequestTimeoutError."""
