@@ -29,6 +29,11 @@ cdef class TopicLeases:
         self.clock = clock
         self._expects_flush = False
 
+    def _grown(self, partitions: int) -> None:
+        """The topic has more partitions now: lease from them too. With levels it would move these."""
+        self.feeds += [None] * (partitions - len(self.feeds))
+        self.band = partitions // self.levels
+
     def _opened(self) -> list:
         """The feeds that are open."""
         return [feed for feed in self.feeds if feed is not None]

@@ -443,6 +443,21 @@ def test_a_reason_is_text_and_what_is_counted_is_what_is_written(opened: Opened)
     assert jobs.dead_by_reason() == jobs.dead_letters.by_reason() == {"x" * 1024: 1}
 
 
+def test_dead_letters_that_were_deleted_are_gone_and_new_ones_are_there(
+    opened: Opened, engine: pylog.Engine
+) -> None:
+    jobs = opened()
+    for value in (b"a", b"b"):
+        jobs.put(value)
+        taken(jobs).reject()
+        assert buried(jobs).record.value == value
+        assert len(jobs.dead_letters) == 1
+        engine.delete_topic("jobs.dlq")
+        assert (len(jobs.dead_letters), list(jobs.dead_letters), jobs.dead_letters.oldest()) == (0, [], None)
+        assert jobs.dead_letters.redrive() == (0, 0)
+        assert jobs.dead_letters.purge() == 0
+
+
 def test_an_exception_that_cannot_say_anything_is_buried_all_the_same(engine: pylog.Engine) -> None:
     class MuteError(Exception):
         def __str__(self) -> str:

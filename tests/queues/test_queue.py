@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import threading
 import time
 import warnings
@@ -220,6 +221,30 @@ def test_many_that_fail_in_the_second_partition_are_told_of_the_first(opened: Op
         (entry.record.topic, entry.record.partition, entry.record.offset) for entry in jobs.peek()
     ]
     assert jobs.qsize() == 1
+
+
+def test_2d_a_put_that_failed_is_not_in_with_a_later_one(engine: pylog.Engine) -> None:
+    jobs = engine.queue("jobs", producer_id="loader")
+    jobs.put(b"first", sequence=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(pylog.DiskFullError):
+                jobs.put(bytes(500_000), sequence=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert jobs.resume_from() == 2
+    assert jobs.put(b"third", sequence=3) == pylog.RecordId("jobs", 0, 1)
+    assert values(jobs) == [b"first", b"third"]
+
+
+def test_a_put_into_a_topic_that_was_deleted_is_refused(engine: pylog.Engine) -> None:
+    jobs = engine.queue("jobs", producer_id="loader")
+    jobs.put(b"first", sequence=1)
+    engine.delete_topic("jobs")
+    with pytest.raises(pylog.UnknownTopicError):
+        jobs.put(b"refused", sequence=2)
 
 
 def test_an_idempotent_queue_takes_no_puts_without_a_sequence(engine: pylog.Engine) -> None:

@@ -324,6 +324,33 @@ def test_purge_finishes_all_but_what_is_in_flight(engine: pylog.Engine, clock: M
     assert source.state_of(0, 3) == "finished"
 
 
+def test_19a_partitions_that_a_topic_gets_are_worked_by_who_has_it_open(data: Path) -> None:
+    with pylog.open(data) as engine, pylog.open(data) as other:
+        engine.create_topic("t")
+        jobs = engine.queue_source("jobs", topic="t")
+        engine.append("t", b"0")
+        (held,) = jobs.lease(10)
+        other.create_partitions("t", 3)
+        for partition in range(3):
+            other.append("t", b"%d" % partition, partition=partition)
+        assert sum(counts.ready for counts in jobs.counts()) == 3
+        leases = [held]
+        while found := jobs.lease(10):
+            leases += found
+        assert sorted(lease.record.partition for lease in leases) == [0, 0, 1, 2]
+        assert jobs.ack_many(leases) == []
+        jobs.sync()
+        assert [jobs.floor(partition) for partition in range(3)] == [2, 1, 1]
+
+
+def test_14c_a_topic_whose_partitions_are_levels_gets_no_more(engine: pylog.Engine) -> None:
+    engine.create_topic("levels", partitions=2)
+    engine.queue_source("jobs", topic="levels", priorities=2).close()
+    with pytest.raises(pylog.TopicConfigError, match="jobs"):
+        engine.create_partitions("levels", 4)
+    assert engine.create_partitions("levels", 2).partitions == 2
+
+
 def test_several_queues_and_groups_work_the_same_bytes(engine: Any) -> None:
     put(engine, "a", "b")
     other = engine.queue_source("audit", "jobs")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from pylog.config import MAX_PARTITIONS, IfExists, Partitioner, TopicOptions, check_count
 from pylog.embedded.opened import OpenDirectory
+from pylog.embedded.queue_files import queue_with_levels
 from pylog.embedded.reading import check_offset_type
 from pylog.embedded.reports import report_of
 from pylog.engine import ResetTarget, TopicsOrPartitions
@@ -89,7 +90,7 @@ class AdministeredDirectory(OpenDirectory):
 
         Raises:
             ConfigError: fewer than there are: partitions never go.
-            TopicConfigError: the topic has fixed_partitions.
+            TopicConfigError: the topic has fixed_partitions, or a queue with priorities works it.
             UnknownTopicError, TypeError, ReadOnlyError, DiskFullError, ClosedError
         """
         self._writable("create partitions")
@@ -99,6 +100,13 @@ class AdministeredDirectory(OpenDirectory):
             raise TopicConfigError(
                 f"topic {name!r} was made with fixed_partitions: each key stays where it is; copy_topic "
                 "makes a topic with more",
+                topic=name,
+            )
+        queue = queue_with_levels(self._root, name)
+        if queue is not None and partitions != log.partitions:
+            raise TopicConfigError(
+                f"the levels of queue {queue!r} are the partitions of topic {name!r}: with others "
+                "its records would change their priority; copy_topic makes a topic with more",
                 topic=name,
             )
         before = self._topics.grow(name, partitions, lambda: log.reserve_partitions(partitions))

@@ -156,6 +156,16 @@ def commit_floor(floors: OffsetTable, table: DeliveryTable) -> None:
     floors.commit(table.partition, offset, epoch, 0)
 
 
+def queue_with_levels(root: str, topic: str) -> str | None:
+    """Return a queue over a topic whose partitions are its priority levels, None where there is none."""
+    for queue in list_queues(root):
+        with suppress(CorruptionError):  # of that one nobody knows what it works
+            found = load_queue(root, queue)
+            if found is not None and found.topic == topic and found.config.priorities > 1:
+                return queue
+    return None
+
+
 def list_queues(root: str) -> list[str]:
     """Return the names of the queues of a data directory, sorted."""
     try:

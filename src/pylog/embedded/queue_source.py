@@ -31,6 +31,7 @@ from pylog.errors import (
     LockTimeoutError,
     OffsetOutOfRangeError,
     PylogError,
+    UnknownTopicError,
 )
 from pylog.queue_options import DUE_HEADER, DeliveryState, QueueConfig, QueueCounts, QueueEntry, stated
 from pylog.records import Record
@@ -120,6 +121,18 @@ class EmbeddedQueueSource(TopicLeases):
         self._engine._check_open()
         if self._forks != fork_count():
             self._begin()
+        self._follow_partitions()
+
+    def _follow_partitions(self) -> None:
+        """Lease from partitions that the topic got meanwhile, too; one with levels gets none."""
+        with suppress(UnknownTopicError):  # a lease from what is there says so
+            log = self._engine._log(self.topic)
+            if log.partitions > self._band and self.config.priorities == 1:
+                with self._lock:
+                    self._grown(log.partitions)
+                    self._band = log.partitions
+                    if self._floors is not None:
+                        self._floors = self._files.floors(log)
 
     def _feed(self, partition: int) -> LeaseFeed:
         found = self._known(partition)
@@ -418,6 +431,7 @@ class EmbeddedQueueSource(TopicLeases):
         if self._forks != fork_count() or self._closed:
             return True
         with suppress(DurabilityError, ClosedError, LockTimeoutError):
+            self._follow_partitions()  # while those that are known have always something
             if self._sync():
                 self._engine._flush_after(self, SYNC_SECONDS)
                 return True

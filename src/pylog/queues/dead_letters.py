@@ -260,17 +260,26 @@ class DeadLetters:
     clock: Clock
     sleep: Callable[[float], object] = time.sleep
     _opened: QueueSource | None = field(default=None, repr=False)
+    _uuid: str | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def _source(self) -> QueueSource | None:
         """Return the dead-letter topic as a queue; None where nothing was buried yet."""
+        there = self._there()
         with self._lock:
-            if self._opened is None and self._there():
-                self._opened = self.engine.queue_source(self.topic, topic=self.topic)
+            if self._opened is not None and there != self._uuid:
+                self._opened.close()  # the topic was deleted, and perhaps made anew
+                self._opened = None
+            if self._opened is None and there is not None:
+                self._opened, self._uuid = self.engine.queue_source(self.topic, topic=self.topic), there
             return self._opened
 
-    def _there(self) -> bool:
-        return self.topic in self.engine.list_topics()
+    def _there(self) -> str | None:
+        """Return which topic it is now, None where there is none."""
+        try:
+            return self.engine.describe_topic(self.topic).uuid
+        except UnknownTopicError:
+            return None
 
     def _unfinished(self, most: int = MOST_SHOWN) -> Iterator[Record]:
         """Yield the records that are there, oldest burial first."""
@@ -278,7 +287,7 @@ class DeadLetters:
             source = self._source()
         except UnknownTopicError:
             # opened read-only, and never worked: all that was buried is there
-            if self._there():
+            if self._there() is not None:
                 yield from self.engine.read(self.topic)
             return
         if source is not None:

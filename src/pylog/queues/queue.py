@@ -197,7 +197,7 @@ class Queue(DirectQueue):
         """Return the first sequence that may be missing; with producer_id=."""
         if self._sequenced is None:
             raise ConfigError("resume_from() needs producer_id=")
-        return self._sequenced.producer.resume_from(self.topic)
+        return self._sequenced.resume_from()
 
     # ---- getting ----------------------------------------------------------------------------------------
 
@@ -494,7 +494,7 @@ class Queue(DirectQueue):
             self._sweep()
         self.dead_letters.close()
         if self._sequenced is not None:
-            self._sequenced.producer.close()
+            self._sequenced.close()
         self.source.close()
 
     def __enter__(self) -> Self:
