@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,76 @@ def test_a_command_repeated_after_a_kill_has_its_effect_once(tmp_path: Path, sto
         assert store.load(Account, name).balance == 3 * sent
     for name in ("t0", "t1", "t2"):
         assert store.load(Account, name).balance == 7 * sum(target == name for _, target in pairs)
+
+
+def test_a_key_that_named_another_command_is_refused(bus: pylog.CommandBus, store: EventStore) -> None:
+    bus.send(Deposit("a", 50), idempotency_key="d-1")
+    for other in (Deposit("a", 51), Deposit("b", 50), Transfer("a", "b", 50)):
+        with pytest.raises(pylog.ConfigError, match="another command"):
+            bus.send(other, idempotency_key="d-1")
+    assert bus.send(Deposit("a", 50), idempotency_key="d-1").duplicate
+    assert [store.load(Account, name).balance for name in "ab"] == [50, 0]
+
+
+def test_a_handler_that_raises_leaves_the_key_free(bus: pylog.CommandBus, store: EventStore) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not enough"):
+            bus.send(Transfer("a", "b", 20), idempotency_key="t-1")
+    bus.send(Deposit("a", 50))
+    assert not bus.send(Transfer("a", "b", 20), idempotency_key="t-1").duplicate
+    assert bus.send(Transfer("a", "b", 20), idempotency_key="t-1").duplicate
+    assert [store.load(Account, name).balance for name in "ab"] == [30, 20]
+
+
+def test_who_loses_to_the_same_command_gets_its_receipt(store: EventStore) -> None:
+    bus = pylog.CommandBus(store, attempts=1)
+
+    @bus.handler(Deposit)
+    def deposit(command: Deposit, work: Work) -> str:
+        account = work.load(Account, command.account)
+        bus_of(store).send(command, idempotency_key="d-1")  # another process, in the middle of ours
+        account.deposit(command.amount)
+        return "ours"
+
+    receipt = bus.send(Deposit("a", 50), idempotency_key="d-1")
+    assert (receipt.result, receipt.duplicate) == (50, True)
+    assert store.load(Account, "a").balance == 50
+
+
+def test_processes_that_send_a_command_at_once_handle_it_once(tmp_path: Path, store: EventStore) -> None:
+    with ExitStack() as stack:
+        senders = [
+            stack.enter_context(Child(SENDER, tmp_path / "data", Path(__file__).parent)) for _ in range(3)
+        ]
+        for sender in senders:
+            sender.says()
+        for number in range(40):
+            for sender in senders:
+                sender.tell(f"s{number % 3} t{number % 2} {number}")
+            assert [sender.says() for sender in senders] == [str(number)] * 3
+    assert sum(store.load(Account, f"s{n}").balance for n in range(3)) == 40 * 3
+    assert sum(store.load(Account, f"t{n}").balance for n in range(2)) == 40 * 7
+
+
+def test_one_stream_is_one_aggregate_of_a_command(store: EventStore) -> None:
+    class Savings(Account):
+        category = "Account"
+
+    bus = pylog.CommandBus(store)
+
+    @bus.handler(Deposit)
+    def deposit(command: Deposit, work: Work) -> None:
+        for kind in (Account, Savings):
+            work.load(kind, command.account).deposit(command.amount)
+
+    with pytest.raises(pylog.ConfigError, match="loaded as Account"):
+        bus.send(Deposit("a", 50))
+    account = store.load(Account, "a")
+    account.deposit(1)
+    with pytest.raises(pylog.ConfigError, match="guard already"), store.engine.transaction() as transaction:
+        store.save_in(transaction, account)
+        store.save_in(transaction, account)
+    assert store.version("Account-a") == 0
 
 
 def test_18b_a_receipt_is_what_a_read_model_waits_for(

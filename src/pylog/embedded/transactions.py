@@ -97,7 +97,8 @@ class Transaction:
         """Append one record when the transaction commits.
 
         Args:
-            guard: As of engine.append: the transaction commits only while it holds.
+            guard: As of engine.append: the transaction commits only while it holds. It is about what is
+                there before the transaction, and given once for each key.
 
         Raises:
             UnknownTopicError, TypeError, ConfigError
@@ -106,6 +107,9 @@ class Transaction:
         self._check()
         log = self._log(topic)
         place = TopicPartition(log.name, self._partition(log, key, partition))
+        guards = {} if guard is None else _guards_of(key, guard)
+        if not guards.keys().isdisjoint(self._guards.get(place, {})):
+            raise ConfigError(f"a key of {place.topic}-{place.partition} was given a guard already")
         builder = self._builders.get(place)
         if builder is None:
             self._check_parts(1)
@@ -116,8 +120,8 @@ class Transaction:
         self._builders[place] = builder
         self._bytes += builder.body_bytes - before
         self._appended.append(_Pending(place, builder.record_count - 1))
-        if guard is not None:
-            self._guards.setdefault(place, {}).update(_guards_of(key, guard))
+        if guards:
+            self._guards.setdefault(place, {}).update(guards)
         if self._bytes > self._most_bytes:
             self._ended = True
             raise RecordTooLargeError(

@@ -12,7 +12,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+import xxhash
+
 from pylog.clock import Clock, Deadline, SystemClock
+from pylog.config import check_count
 from pylog.correlation import correlated
 from pylog.errors import (
     ConfigError,
@@ -21,7 +25,7 @@ from pylog.errors import (
     UnsupportedError,
     VersionConflictError,
 )
-from pylog.eventsourcing.aggregates import Aggregate, Appended, standing_of
+from pylog.eventsourcing.aggregates import Aggregate, Appended, standing_of, stream_of
 from pylog.eventsourcing.events import Metadata
 from pylog.eventsourcing.store import EventStore
 from pylog.records import RecordId
@@ -48,14 +52,21 @@ class Work:
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
-        self._loaded: dict[tuple[type[Aggregate], str], Aggregate] = {}
+        self._loaded: dict[str, Aggregate] = {}
 
     def load(self, kind: type[A], aggregate_id: str) -> A:
-        """Return an aggregate as it is now, the same one each time."""
-        found = self._loaded.get((kind, aggregate_id))
+        """Return an aggregate as it is now, the same one each time.
+
+        Raises:
+            ConfigError: its stream was loaded as an aggregate of another class.
+            And what store.load() raises.
+        """
+        stream = stream_of(kind, aggregate_id)
+        found = self._loaded.get(stream)
         if found is None:
-            found = self._loaded[kind, aggregate_id] = self.store.load(kind, aggregate_id)
-        assert isinstance(found, kind)
+            found = self._loaded[stream] = self.store.load(kind, aggregate_id)
+        if not isinstance(found, kind):
+            raise ConfigError(f"{stream} was loaded as {type(found).__name__}, not as {kind.__name__}")
         return found
 
     def changed(self) -> list[Aggregate]:
@@ -73,7 +84,8 @@ class CommandBus:
     def __init__(self, store: EventStore, *, attempts: int = 10, clock: Clock | None = None) -> None:
         if "transactions" not in store.engine.capabilities:
             raise UnsupportedError("a command bus needs transactions, which this engine lacks")
-        self.store, self.attempts, self.clock = store, attempts, clock or SystemClock()
+        self.store, self.attempts = store, check_count(attempts, "attempts", 1, 1 << 30)
+        self.clock = clock or SystemClock()
         self._handlers: dict[type, Handler] = {}
         self._topic = f"{store.name}.commands"
         self._noting = False
@@ -95,11 +107,13 @@ class CommandBus:
 
         Args:
             idempotency_key: Names the command: sent again, it is not handled again, and the first receipt is
-                returned, also after a crash. What the handler returns must then be JSON.
+                returned, also after a crash. What the handler returns must then be JSON. It is no name of
+                another command.
             metadata: What to keep with each event.
 
         Raises:
-            ConfigError: nobody handles such commands.
+            ConfigError: nobody handles such commands; the key named a command of another type or with
+                other fields.
             VersionConflictError: others were first each time.
             And whatever the handler raises: nothing was stored.
         """
@@ -107,19 +121,25 @@ class CommandBus:
         if handler is None:
             raise ConfigError(f"nobody handles {type(command).__name__}")
         with correlated(causation_id=idempotency_key or uuid.uuid4().hex):
-            for attempt in range(1, self.attempts + 1):
-                if idempotency_key is not None and (known := self._receipt(idempotency_key)) is not None:
+            for left in reversed(range(self.attempts)):
+                if (known := self._receipt(command, idempotency_key)) is not None:
                     return known
                 work = Work(self.store)
                 result = handler(command, work)
                 try:
-                    return self._store(work, result, idempotency_key, metadata)
+                    return self._store(command, work, result, idempotency_key, metadata)
                 except VersionConflictError:
-                    if attempt == self.attempts:
-                        raise
-        raise ConfigError(f"attempts={self.attempts}: a command is handled once at least")
+                    if left:
+                        continue
+                    # perhaps who was first had the same command
+                    if (known := self._receipt(command, idempotency_key)) is not None:
+                        return known
+                    raise
+        raise AssertionError("attempts are counted from 1")
 
-    def _store(self, work: Work, result: Any, key: str | None, metadata: Metadata | None) -> Receipt:
+    def _store(
+        self, command: Any, work: Work, result: Any, key: str | None, metadata: Metadata | None
+    ) -> Receipt:
         changed = work.changed()
         if key is None and len(changed) <= 1:
             saved = [self.store.save(aggregate, metadata=metadata) for aggregate in changed]
@@ -128,7 +148,8 @@ class CommandBus:
         pending = [len(standing_of(aggregate).pending) for aggregate in changed]
         done = [self.store.save_in(transaction, aggregate, metadata=metadata) for aggregate in changed]
         if key is not None:
-            self._note(transaction, key, result, {one.stream: one.version for one in done})
+            versions = {one.stream: one.version for one in done}
+            self._note(transaction, key, {"command": told(command), "result": result, "versions": versions})
         places: list[RecordId] = transaction.commit()
         tokens, at = [], 0
         for aggregate, count, appended in zip(changed, pending, done, strict=True):
@@ -139,16 +160,18 @@ class CommandBus:
 
     # ---- commands that were handled ---------------------------------------------------------------------
 
-    def _note(self, transaction: Any, key: str, result: Any, versions: dict[str, int]) -> None:
+    def _note(self, transaction: Any, key: str, note: dict[str, Any]) -> None:
         """Have the transaction note that the command was handled, unless somebody else does."""
         try:
-            value = json.dumps({"result": result, "versions": versions}).encode()
-        except (TypeError, ValueError) as error:
+            value = json.dumps(note).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(f"what the handler returned cannot be kept as JSON: {error}") from None
         transaction.append(self._topic, value, key.encode(), guard=-1)
 
-    def _receipt(self, key: str) -> Receipt | None:
+    def _receipt(self, command: Any, key: str | None) -> Receipt | None:
         """Return the receipt of a command that was handled, None where none was."""
+        if key is None:
+            return None
         engine = self.store.engine
         if not self._noting:
             engine.create_topic(self._topic, cleanup_policy="delete", fixed_partitions=True)
@@ -157,6 +180,8 @@ class CommandBus:
         if not found:
             return None
         note = json.loads(found[0].value or b"{}")
+        if note["command"] != told(command):
+            raise ConfigError(f"the idempotency key {key!r} named another command than this one")
         return Receipt(self._tokens(note["versions"]), note["result"], True)
 
     def _tokens(self, versions: dict[str, int]) -> tuple[RecordId, ...]:
@@ -173,3 +198,13 @@ class CommandBus:
                 time.sleep(deadline.left(0.001))
             tokens.append(found[0].record_id)
         return tuple(tokens)
+
+
+def told(command: Any) -> str:
+    """Return what tells a command from another: its type, and a hash of its fields where JSON has them."""
+    name = type(command).__name__
+    try:
+        fields = msgspec.json.encode(command, order="sorted")
+    except (TypeError, ValueError, RecursionError):
+        return name
+    return f"{name} {xxhash.xxh3_64_hexdigest(fields)}"
