@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import TestCase
 from uuid import UUID, uuid4
 
@@ -152,6 +152,36 @@ def test_an_application_chooses_pylog_by_its_configuration(tmp_path: Path) -> No
 def test_a_directory_has_to_be_named() -> None:
     with pytest.raises(OSError, match="PYLOG_DIR"):
         ours.PylogFactory({})
+
+
+def test_versions_that_come_out_of_order_are_recorded_once_and_read_in_order(tmp_path: Path) -> None:
+    name = "customer-1"
+    with pylog.open(tmp_path / "data") as engine:
+        recorder = ours.PylogApplicationRecorder(engine, "app.events")
+        for several in ([5], [3], [7, 4], [6]):
+            recorder.insert_events([StoredEvent(name, version, "t", b"") for version in several])
+        for again in ([5], [3], [7], [8, 4], [9, 9]):
+            with pytest.raises(IntegrityError):
+                recorder.insert_events([StoredEvent(name, version, "t", b"") for version in again])
+
+        def found(**options: Any) -> list[int]:
+            return [event.originator_version for event in recorder.select_events(name, **options)]
+
+        assert found() == [3, 4, 5, 6, 7]
+        assert found(desc=True, limit=1) == [7]
+        assert found(gt=3, lte=6, desc=True, limit=2) == [6, 5]
+        recorder.insert_events([StoredEvent(name, 8, "t", b"")])
+        assert found(desc=True, limit=1) == [8]
+        assert [n.originator_version for n in recorder.select_notifications(1, 9)] == [5, 3, 7, 4, 6, 8]
+
+
+def test_a_subscription_from_beyond_the_end_waits_until_there_is_more(tmp_path: Path) -> None:
+    with pylog.open(tmp_path / "data") as engine:
+        recorder = ours.PylogApplicationRecorder(engine, "app.events")
+        with recorder.subscribe(gt=3) as subscription:
+            subscription._opened()  # type: ignore[attr-defined]  # it stands at the end, which is 0
+            recorder.insert_events([StoredEvent(uuid4(), 1, "t", b"") for _ in range(5)])
+            assert [next(subscription).id, next(subscription).id] == [4, 5]
 
 
 WRITER = """

@@ -32,7 +32,8 @@ from pylog.engine import Consumer, Engine
 from pylog.errors import OffsetOutOfRangeError, VersionConflictError
 from pylog.records import Record, RecordId
 
-TOPIC, VERSION = "topic", "version"
+TOPIC, VERSION, NEWEST = "topic", "version", "newest"
+"""Headers of a record; NEWEST is the largest version before it, where its own is smaller."""
 UUID_KEY, STR_KEY = b"uuid:", b"str:"
 POLL_SECONDS = 0.25
 """How long a subscription waits at a time: stop() is seen within it."""
@@ -64,6 +65,12 @@ def stored_event(record: Record) -> StoredEvent:
         topic=(headers[TOPIC] or b"").decode(),
         state=record.value or b"",
     )
+
+
+def newest_version(record: Record) -> int:
+    """Return the largest version among an originator's records up to this one."""
+    headers = dict(record.headers)
+    return int(headers.get(NEWEST) or headers[VERSION] or 0)
 
 
 class PylogAggregateRecorder(AggregateRecorder):
@@ -107,7 +114,7 @@ class PylogAggregateRecorder(AggregateRecorder):
             if key not in guards:
                 last = self.engine.read_key(self.topic, key, partition=0, most=1, backward=True)
                 guards[key] = last[0].offset if last else -1
-                newest[key] = stored_event(last[0]).originator_version if last else -(1 << 63)
+                newest[key] = newest_version(last[0]) if last else -(1 << 63)
             taken = versions.setdefault(key, set())
             if version in taken or (version <= newest[key] and self._has(key, version)):
                 raise IntegrityError(f"version {version} of {event.originator_id} is recorded already")
@@ -116,6 +123,9 @@ class PylogAggregateRecorder(AggregateRecorder):
                 (TOPIC, event.topic.encode()),
                 (VERSION, b"%d" % version),
             ]
+            if version < newest[key]:
+                headers.append((NEWEST, b"%d" % newest[key]))
+            newest[key] = max(newest[key], version)
             inserts.append((key, event.state, headers))
         return inserts, guards
 
@@ -135,9 +145,11 @@ class PylogAggregateRecorder(AggregateRecorder):
         """Return the events of an originator with versions in (gt, lte], in their order or backward."""
         key = key_of(originator_id)
         if limit == 1 and desc and gt is None and lte is None:
-            newest = self.engine.read_key(self.topic, key, partition=0, most=1, backward=True)
-            return [stored_event(record) for record in newest]
+            last = self.engine.read_key(self.topic, key, partition=0, most=1, backward=True)
+            if not last or NEWEST not in dict(last[0].headers):
+                return [stored_event(record) for record in last]
         found = [stored_event(record) for record in self.engine.read_key(self.topic, key, partition=0)]
+        found.sort(key=lambda event: event.originator_version)
         found = [
             event
             for event in found
@@ -222,7 +234,7 @@ class PylogSubscription(Subscription[ApplicationRecorder]):
     def _opened(self) -> Consumer:
         if self._consumer is None:
             recorder = cast(PylogApplicationRecorder, self._recorder)
-            self._consumer = recorder.engine.consumer()
+            self._consumer = recorder.engine.consumer(auto_offset_reset="error")
             self._consumer.assign([(recorder.topic, 0)])
             end = recorder.engine.log_end_offset(recorder.topic, 0)
             self._consumer.seek((recorder.topic, 0), min(self._last_notification_id or 0, end))
@@ -233,6 +245,8 @@ class PylogSubscription(Subscription[ApplicationRecorder]):
             while not self._has_been_stopped:
                 for record in self._records:
                     notification = notification_of(record)
+                    if notification.id <= (self._last_notification_id or 0):
+                        continue  # it was begun behind the end
                     self._last_notification_id = notification.id
                     if not self._topics or notification.topic in self._topics:
                         return notification
