@@ -184,6 +184,7 @@ cdef class DeliveryFile:
         cdef delivery_shared_t* shared = self.table.shared
         cdef int _place
         shared.used = 0
+        shared.finished = 0
         shared.epoch, shared.epoch_start = epoch, 0
         atomic_storei64(&shared.scanned, offset)
         for _place in range(2):

@@ -152,6 +152,9 @@ class ClosedError(PylogError):
 class UnknownTopicError(PylogError):
     """No topic of that name; create_topic makes one."""
 
+    priorities: int | None = None
+    """Of the queue, where the topic was deleted from under one."""
+
 
 class VersionConflictError(PylogError):
     """Somebody else appended to the key or stream first: look again, decide again."""

@@ -130,10 +130,44 @@ def test_dlq_purge_shows_its_plan_first(data: Path, capsys: pytest.CaptureFixtur
         (["queue", "eat", "jobs"], 2),
         (["dlq", "redrive", "jobs", "--to", "jobs.dlq"], 2),
         (["dlq", "redrive", "jobs", "--where", "value.n >"], 2),
+        (["dlq", "redrive", "jobs", "--where", "valu.n > 1"], 2),
+        (["dlq", "redrive", "jobs", "--rate", "0"], 2),
+        (["dlq", "redrive", "jobs", "--to", "nowhere"], 1),
+        (["dlq", "redrive", "jobs", "--to", "../jobs"], 2),
+        (["dlq", "show", "jobs", "-n", "0"], 2),
+        (["dlq", "show", "jobs", "-n", "-1"], 2),
+        (["dlq", "show", "jobs", "-n", "99999999999999999999"], 2),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
     data: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
 ) -> None:
     assert main(["-C", str(data), *arguments]) == code
-    assert "Traceback" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and "mistake of pylog" not in told
+
+
+def test_a_queue_that_cannot_be_opened_does_not_hide_the_others(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pylog.open(data) as engine:
+        engine.delete_topic("empty")
+    assert main(["-C", str(data), "queue", "ls"]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("jobs\tjobs\t2\t")
+    assert told.err.count("\n") == 1 and "queue 'empty' is left out" in told.err
+    (data / "queues" / "empty" / "queue.json").write_text("{")
+    assert main(["-C", str(data), "dlq", "ls"]) == 4
+    told = capsys.readouterr()
+    assert told.out.startswith("jobs\tjobs.dlq\t3\t")
+    assert "queue 'empty' is left out" in told.err
+
+
+def test_a_redrive_that_leaves_some_says_how_many_came_back(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pylog.open(data) as engine:
+        engine.append("jobs.dlq", b"foreign")
+    assert main(["-C", str(data), "dlq", "redrive", "jobs", "--execute"]) == 2
+    assert "1 stay, 3 were brought back" in capsys.readouterr().err
+    assert (dead(data), waiting(data)) == (1, 6)

@@ -87,6 +87,30 @@ def test_the_table_of_a_topic_that_was_made_anew_is_void(data: Path) -> None:
         assert [lease.record.value for lease in source.lease(10)] == [b"new"]
 
 
+def test_a_queue_whose_topic_was_deleted_is_made_anew_with_its_levels(data: Path) -> None:
+    with pylog.open(data) as engine:
+        engine.queue("levels", priorities=3).close()
+        engine.delete_topic("levels")
+    with pylog.open(data, read_only=True) as engine:
+        with pytest.raises(pylog.UnknownTopicError):
+            engine.queue("levels")
+    with pylog.open(data) as engine, engine.queue("levels") as jobs:
+        jobs.put(b"urgent", priority=2)
+        assert engine.describe_topic("levels").partitions == 3
+        (entry,) = jobs.peek()
+        assert entry.record.partition == 2
+
+
+def test_what_a_damaged_table_counted_is_not_believed(data: Path) -> None:
+    content = bytearray(table_of(data).read_bytes())
+    content[4096:] = b"\x77" * len(content[4096:])
+    table_of(data).write_bytes(content)
+    for read_only in (True, False):
+        with pylog.open(data, read_only=read_only) as engine:
+            assert sum(engine.queue_source("jobs").counts()[0][1:5]) <= RECORDS
+            assert engine.queue_source("jobs").counts()[0].finished <= RECORDS
+
+
 def test_damaged_options_are_named(data: Path) -> None:
     path = data / "queues" / "jobs" / "queue.json"
     path.write_text(path.read_text().replace('"max_deliveries": 5', '"max_deliveries": 7'))

@@ -178,6 +178,7 @@ def tell(error: Exception) -> int:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
         text = f"{type(error).__name__}: {error} (a mistake of pylog's: --debug shows where)"
+    text = "; ".join([text, *getattr(error, "__notes__", ())])
     kind = "corrupt" if isinstance(error, CorruptionError) else "error"
     print(f"pylog: {kind}: {escaped(text)}", file=sys.stderr)
     if isinstance(error, CorruptionError):

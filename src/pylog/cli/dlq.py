@@ -6,10 +6,12 @@ import argparse
 import time
 from itertools import islice
 
-from pylog.cli.output import Output, counted
+from pylog.cli.output import Output, Row, counted
 from pylog.cli.places import open_engine
-from pylog.cli.queue import find, rounded, text_of
+from pylog.cli.queue import find, list_each, rounded, text_of
+from pylog.config import check_count
 from pylog.queues import DeadLetter, Queue
+from pylog.queues.dead_letters import MOST_SHOWN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,27 +50,22 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def list_all(args: argparse.Namespace, out: Output) -> int:
     """Print a row for each queue that has dead letters."""
-    rows = []
-    with open_engine(args.directory) as engine:
-        for name in engine.list_queues():
-            with engine.queue(name) as queue:
-                reasons = queue.dead_letters.by_reason()
-                if not reasons:
-                    continue
-                oldest = queue.dead_letters.oldest()
-                rows.append(
-                    {
-                        "queue": name,
-                        "topic": queue.dead_letters.topic,
-                        "dead_letters": sum(reasons.values()),
-                        "oldest_age": None if oldest is None else rounded(time.time() - oldest / 1e9),
-                        "reasons": ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()),
-                    }
-                )
-    out.rows(rows)
-    if not rows:
-        out.status(f"no dead letters in {args.directory}")
-    return 0
+    return list_each(args, out, summary_of, "no dead letters")
+
+
+def summary_of(queue: Queue) -> Row | None:
+    """Return what is shown of a queue's dead letters, None where it has none."""
+    reasons = queue.dead_letters.by_reason()
+    oldest = queue.dead_letters.oldest()
+    if not reasons:
+        return None
+    return {
+        "queue": queue.name,
+        "topic": queue.dead_letters.topic,
+        "dead_letters": sum(reasons.values()),
+        "oldest_age": None if oldest is None else rounded(time.time() - oldest / 1e9),
+        "reasons": ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()),
+    }
 
 
 def row_of(letter: DeadLetter) -> dict[str, object]:
@@ -89,6 +86,7 @@ def row_of(letter: DeadLetter) -> dict[str, object]:
 
 def show(queue: Queue, args: argparse.Namespace, out: Output) -> None:
     """Print a row for each, oldest burial first."""
+    check_count(args.n, "-n", 1, MOST_SHOWN)
     letters = list(islice(queue.dead_letters, args.n))
     rows = [row_of(letter) for letter in letters]
     if args.traceback and out.json:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, get_args
 
-from pylog.cli.output import Output, counted
+from pylog.cli.output import Output, Row, counted
 from pylog.cli.places import open_engine
-from pylog.errors import ConfigError, UnknownTopicError
+from pylog.errors import ConfigError, PylogError, UnknownTopicError
 from pylog.queue_options import DeliveryState
 
 if TYPE_CHECKING:
@@ -55,24 +56,48 @@ def find(engine: Engine, name: str | None) -> Queue:
 
 def list_all(args: argparse.Namespace, out: Output) -> int:
     """Print a row for each queue."""
-    rows = []
+    return list_each(args, out, row_of, "no queues")
+
+
+def row_of(queue: Queue) -> Row:
+    """Return what is shown of a queue."""
+    ages = [queue.oldest_age(level) for level in range(queue.priorities)]
+    return {
+        "queue": queue.name,
+        "topic": queue.topic,
+        "levels": queue.priorities,
+        **{state: queue.qsize(state) for state in STATES},
+        "oldest_age": rounded(max((age for age in ages if age is not None), default=None)),
+        "dead_letters": len(queue.dead_letters),
+    }
+
+
+def list_each(
+    args: argparse.Namespace, out: Output, row: Callable[[Queue], Row | None], nothing: str
+) -> int:
+    """Print a row for each queue that has one; one that cannot be opened does not hide the others.
+
+    Raises:
+        PylogError: why the first of these could not; after the rows.
+    """
+    rows: list[Row] = []
+    failed: list[PylogError] = []
     with open_engine(args.directory) as engine:
         for name in engine.list_queues():
-            with engine.queue(name) as queue:
-                ages = [queue.oldest_age(level) for level in range(queue.priorities)]
-                rows.append(
-                    {
-                        "queue": name,
-                        "topic": queue.topic,
-                        "levels": queue.priorities,
-                        **{state: queue.qsize(state) for state in STATES},
-                        "oldest_age": rounded(max((age for age in ages if age is not None), default=None)),
-                        "dead_letters": len(queue.dead_letters),
-                    }
-                )
+            try:
+                with engine.queue(name) as queue:
+                    found = row(queue)
+            except PylogError as error:
+                error.add_note(f"queue {name!r} is left out")
+                failed.append(error)
+                continue
+            if found is not None:
+                rows.append(found)
     out.rows(rows)
+    if failed:
+        raise failed[0]
     if not rows:
-        out.status(f"no queues in {args.directory}")
+        out.status(f"{nothing} in {args.directory}")
     return 0
 
 

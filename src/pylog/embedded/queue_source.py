@@ -60,8 +60,12 @@ class EmbeddedQueueSource(TopicLeases):
         self._files = files
         self._document = document
         self._closed = False
-        partitions = engine._partitions_of(document.topic)
         levels = document.config.priorities
+        try:
+            partitions = engine._partitions_of(document.topic)
+        except UnknownTopicError as error:
+            error.priorities = levels
+            raise
         if partitions % levels:
             raise ConfigError(
                 f"priorities={levels} needs a multiple of {levels} partitions: topic {document.topic!r} has "

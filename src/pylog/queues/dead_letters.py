@@ -356,6 +356,8 @@ class DeadLetters:
         target = to if isinstance(to, str) or to is None else to.topic
         if target == self.topic:
             raise ConfigError(f"{target!r} is the dead-letter topic itself: redriving would never end")
+        if target is not None:
+            self.engine.describe_topic(target)  # raises where there is none
         if rate is not None and not rate >= LOWEST_RATE:
             raise ConfigError(f"rate={rate} is out of range: at least {LOWEST_RATE:g} per second")
         if limit is not None:
@@ -407,6 +409,7 @@ class DeadLetters:
             # held until now, so that each was looked at once
             source.release([*held, *pending])
         if refused:
+            refused[0].add_note(f"{len(refused)} stay, {moved} were brought back")
             raise refused[0]
         return moved
 

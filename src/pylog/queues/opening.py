@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from pylog.config import check_count, check_name
 from pylog.engine import Engine
-from pylog.errors import ConfigError, PylogError, UnknownTopicError, UnsupportedError
+from pylog.errors import ConfigError, PylogError, ReadOnlyError, UnknownTopicError, UnsupportedError
 from pylog.filters import sieve_of
 from pylog.queue_options import QueueOptions, queue_config
 from pylog.queues.options import DEFAULT_RETRY, QueueArguments
@@ -51,12 +51,15 @@ def open_queue(engine: Engine, name: str, **given: Unpack[QueueArguments]) -> Qu
         check_dead_letter(engine, dead_letter or default_dead_letter(name), topic or name)
     try:
         source = engine.queue_source(name, topic, notes=notes, **stored)
-    except UnknownTopicError:
+    except UnknownTopicError as unknown:
         if topic is not None or name in engine.list_topics():
             raise  # only a topic of the queue's own name is made
-        levels = queue_config(stored).priorities
+        levels = unknown.priorities or queue_config(stored).priorities
         durable = {} if durability is None else {"durability": durability}
-        engine.create_topic(name, partitions=partitions * levels, **durable)
+        try:
+            engine.create_topic(name, partitions=partitions * levels, **durable)
+        except ReadOnlyError:
+            raise unknown from None
         source = engine.queue_source(name, notes=notes, **stored)
     try:
         graveyard = source.notes.get("dead_letter", default_dead_letter(name))
