@@ -433,12 +433,12 @@ def test_an_interval_topic_is_synced_by_somebody(engine: pylog.Engine) -> None:
 
 def test_an_append_that_the_disk_refuses_leaves_no_offset_behind(engine: pylog.Engine) -> None:
     for _ in range(4):
-        engine.append("t", bytes(9000))
+        engine.append("t", bytes(40_000))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         with pytest.raises(pylog.DiskFullError, match="nothing was appended"):
-            engine.append("t", bytes(9000))  # its place is allocated, so that it is the write that fails
+            engine.append("t", bytes(40_000))  # written, not stored: its place is allocated, the write fails
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -46,7 +46,7 @@ cdef class LeaseFeed:
     cdef int read_ahead(self, int most) except -1
     cdef bint claim(self, int most, int64_t now, bint start) except -1
     cdef bint take_rows(self, int most, int64_t now) noexcept
-    cdef int claim_ready(self, int most, bint start) noexcept
+    cdef int claim_ready(self, int most, bint start, int64_t boot_now) noexcept
     cdef int make_leases(self, list made) except -1
     cdef Record find(self, int64_t offset)
     cdef Record find_anew(self, int64_t offset)

@@ -85,7 +85,7 @@ cdef class LeaseFeed:
     cdef list take(self, int most, int64_t now, bint start):
         self.take_turn()
         try:
-            return self.take_in_turn(most, now if now else clock_ns(CLOCK_REALTIME), start)
+            return self.take_in_turn(most, now, start)
         finally:
             PyThread_release_lock(self.turn)
 
@@ -165,8 +165,11 @@ cdef class LeaseFeed:
                     break
                 self.ahead_from = batch.next_offset
                 del self.ahead[0]
-            for batch in self.ahead:
-                rows += batch.next_offset - max(scanned, batch.base_offset)
+            if self.ahead:
+                batch = self.ahead[len(self.ahead) - 1]
+                rows = batch.next_offset - scanned       # or fewer: then the next look reads on
+                if rows >= most:
+                    return 0
             while rows < max(most, ROWS_AHEAD):
                 batch = self.fresh.next_batch()
                 if batch is None:
@@ -217,7 +220,7 @@ cdef class LeaseFeed:
         """Lease under the lock into `claims`; True where another call may find more."""
         cdef DeliveryTable table = self.table
         cdef delivery_shared_t* shared = table.table.shared
-        cdef int64_t scanned, boot_now = clock_ns(CLOCK_BOOTTIME)
+        cdef int64_t scanned, boot_now
         cdef bint room = True
         cdef claim_t* grown
         if self.claim_room < most:
@@ -231,12 +234,13 @@ cdef class LeaseFeed:
         if not table.join():
             table.unlock()
             return False
-        scanned = shared.scanned
+        scanned, boot_now = shared.scanned, clock_ns(CLOCK_BOOTTIME)
         if boot_now - shared.reclaimed_at > RECLAIM_NS:
             table.reclaim(boot_now, False)
-        make_due_ready(&table.table, now)
+        if shared.delayed:
+            make_due_ready(&table.table, now if now else clock_ns(CLOCK_REALTIME))
         failpoint("deliveries.due_made_ready")
-        self.claim_ready(most, start)
+        self.claim_ready(most, start, boot_now)
         if self.claimed < most and shared.epoch == self.epoch and self.ahead_from <= scanned:
             while not self.take_rows(most - self.claimed, now):
                 self.disk_error = table.grow(ROWS_AHEAD)
@@ -244,14 +248,13 @@ cdef class LeaseFeed:
                     break
             if shared.scanned != scanned:
                 table.write_mark(LIVE)
-                self.claim_ready(most, start)
+                self.claim_ready(most, start, boot_now)
         room = shared.scanned != scanned
         table.unlock()
         return room and not self.disk_error
 
-    cdef int claim_ready(self, int most, bint start) noexcept:
+    cdef int claim_ready(self, int most, bint start, int64_t boot_now) noexcept:
         cdef DeliveryTable table = self.table
-        cdef int64_t boot_now = clock_ns(CLOCK_BOOTTIME)
         cdef uint32_t index
         cdef claim_t* claim
         while self.claimed < most:
@@ -287,6 +290,8 @@ cdef class LeaseFeed:
                 if index == NOBODY:
                     return False
                 due = due_of(&batch.columns, row, self.due_header)
+                if due and not now:
+                    now = clock_ns(CLOCK_REALTIME)
                 key = key_of(&batch.columns, row) if table.by_key else 0
                 take_in(table, index, batch.offset_at(row), due if due > now else 0, key)
                 failpoint("deliveries.taken_in")

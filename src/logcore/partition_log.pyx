@@ -61,7 +61,7 @@ cdef extern from *:
     bint stores_need_space(int fd) nogil     # copied on write: a store into a full disk is a SIGBUS
 
 cdef enum:
-    PWRITE_FROM = 8 << 10
+    PWRITE_FROM = 32 << 10       # below, large folios made ahead are stored into twice as fast
     PAGES_BITS = 18              # of the blocks that write() makes ready at once for small batches
     PAGE = 4 << 10
     MOST_READIED_FOR = 32 << 10  # bytes of a synced batch; a larger one would have its bytes written twice
