@@ -183,6 +183,19 @@ def test_who_loses_to_the_same_command_gets_its_receipt(store: EventStore) -> No
     assert store.load(Account, "a").balance == 50
 
 
+def test_who_cannot_do_again_what_was_done_meanwhile_gets_its_receipt(store: EventStore) -> None:
+    bus_of(store).send(Deposit("a", 50))
+    bus = pylog.CommandBus(store, attempts=1)
+
+    @bus.handler(Transfer)
+    def transfer(command: Transfer, work: Work) -> None:
+        bus_of(store).send(command, idempotency_key="t-1")  # another process, in the middle of ours
+        work.load(Account, command.source).withdraw(command.amount)  # not enough any more
+
+    assert bus.send(Transfer("a", "b", 40), idempotency_key="t-1").duplicate
+    assert [store.load(Account, name).balance for name in "ab"] == [10, 40]
+
+
 def test_processes_that_send_a_command_at_once_handle_it_once(tmp_path: Path, store: EventStore) -> None:
     with ExitStack() as stack:
         senders = [

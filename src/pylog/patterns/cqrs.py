@@ -74,6 +74,24 @@ class Work:
         return [aggregate for aggregate in self._loaded.values() if standing_of(aggregate).pending]
 
 
+class Note(NamedTuple):
+    """What is kept of a command that was handled, under its idempotency key."""
+
+    key: str
+    at: int
+    """Where the key's last note stands, -1: nowhere."""
+    command: str
+    result: Any
+
+    def encode(self, versions: dict[str, int]) -> bytes:
+        """Return it as JSON, with the version of each stream after the command."""
+        note = {"command": self.command, "result": self.result, "versions": versions}
+        try:
+            return json.dumps(note).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"what the handler returned cannot be kept as JSON: {error}") from None
+
+
 class CommandBus:
     """Hands commands to their handlers and stores what comes of it. Threads may share it.
 
@@ -121,35 +139,42 @@ class CommandBus:
         if handler is None:
             raise ConfigError(f"nobody handles {type(command).__name__}")
         with correlated(causation_id=idempotency_key or uuid.uuid4().hex):
-            for left in reversed(range(self.attempts)):
-                if (known := self._receipt(command, idempotency_key)) is not None:
-                    return known
+            lost: Exception | None = None
+            for _ in range(self.attempts):
+                receipt, at = self._known(command, idempotency_key)
+                if receipt is not None:
+                    return receipt
                 work = Work(self.store)
-                result = handler(command, work)
                 try:
-                    return self._store(command, work, result, idempotency_key, metadata)
-                except VersionConflictError:
-                    if left:
-                        continue
-                    # perhaps who was first had the same command
-                    if (known := self._receipt(command, idempotency_key)) is not None:
-                        return known
-                    raise
-        raise AssertionError("attempts are counted from 1")
+                    result = handler(command, work)
+                except Exception as error:
+                    # what it saw may be what this command came to elsewhere
+                    if self._refused(idempotency_key, at):
+                        raise
+                    lost = error
+                    continue
+                note = None if idempotency_key is None else Note(idempotency_key, at, told(command), result)
+                try:
+                    return self._store(work, result, note, metadata)
+                except VersionConflictError as error:
+                    lost = error
+            receipt, _ = self._known(command, idempotency_key)
+            if receipt is None:
+                assert lost is not None
+                raise lost
+            return receipt
 
-    def _store(
-        self, command: Any, work: Work, result: Any, key: str | None, metadata: Metadata | None
-    ) -> Receipt:
+    def _store(self, work: Work, result: Any, note: Note | None, metadata: Metadata | None) -> Receipt:
         changed = work.changed()
-        if key is None and len(changed) <= 1:
+        if note is None and len(changed) <= 1:
             saved = [self.store.save(aggregate, metadata=metadata) for aggregate in changed]
             return Receipt(tuple(done.record_id for done in saved if done is not None), result)
         transaction = self.store.engine.transaction()
         pending = [len(standing_of(aggregate).pending) for aggregate in changed]
         done = [self.store.save_in(transaction, aggregate, metadata=metadata) for aggregate in changed]
-        if key is not None:
-            versions = {one.stream: one.version for one in done}
-            self._note(transaction, key, {"command": told(command), "result": result, "versions": versions})
+        if note is not None:
+            value = note.encode({one.stream: one.version for one in done})
+            transaction.append(self._topic, value, note.key.encode(), guard=note.at)
         places: list[RecordId] = transaction.commit()
         tokens, at = [], 0
         for aggregate, count, appended in zip(changed, pending, done, strict=True):
@@ -160,29 +185,35 @@ class CommandBus:
 
     # ---- commands that were handled ---------------------------------------------------------------------
 
-    def _note(self, transaction: Any, key: str, note: dict[str, Any]) -> None:
-        """Have the transaction note that the command was handled, unless somebody else does."""
-        try:
-            value = json.dumps(note).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise SerializationError(f"what the handler returned cannot be kept as JSON: {error}") from None
-        transaction.append(self._topic, value, key.encode(), guard=-1)
-
-    def _receipt(self, command: Any, key: str | None) -> Receipt | None:
-        """Return the receipt of a command that was handled, None where none was."""
+    def _known(self, command: Any, key: str | None) -> tuple[Receipt | None, int]:
+        """Return the receipt of a command that was handled, None where none was; and where the key's last
+        note stands, -1: nowhere."""
         if key is None:
-            return None
+            return None, -1
         engine = self.store.engine
         if not self._noting:
             engine.create_topic(self._topic, cleanup_policy="delete", fixed_partitions=True)
             self._noting = True
-        found = engine.read_key(self._topic, key.encode(), most=1)
-        if not found:
-            return None
-        note = json.loads(found[0].value or b"{}")
+        found = engine.read_key(self._topic, key.encode(), most=1, backward=True)
+        if not found or found[0].value is None:
+            return None, found[0].offset if found else -1
+        note = json.loads(found[0].value)
         if note["command"] != told(command):
             raise ConfigError(f"the idempotency key {key!r} named another command than this one")
-        return Receipt(self._tokens(note["versions"]), note["result"], True)
+        return Receipt(self._tokens(note["versions"]), note["result"], True), found[0].offset
+
+    def _refused(self, key: str | None, at: int) -> bool:
+        """Note that a command was refused, as it was told; False where it was handled meanwhile.
+
+        The append takes the lock that a transaction which handles it holds until its note is to be seen.
+        """
+        if key is None:
+            return True
+        try:
+            self.store.engine.append(self._topic, None, key.encode(), guard=at)
+        except VersionConflictError:
+            return False
+        return True
 
     def _tokens(self, versions: dict[str, int]) -> tuple[RecordId, ...]:
         """Return where the last event of each stream stands, once the transaction is visible there."""
