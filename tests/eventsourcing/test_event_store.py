@@ -263,15 +263,15 @@ def pages_of_one_in(count: int, data: Path) -> tuple[int, int]:
 
 
 def test_17b_loading_one_of_many_streams_reads_its_pages_only(tmp_path: Path) -> None:
-    resident, everything = pages_of_one_in(20_000, tmp_path / "data")
-    assert everything > 3000
-    assert resident < everything / 4
+    resident, everything = pages_of_one_in(100_000, tmp_path / "data")
+    # six events, and around each page of theirs the kernel maps what one write() brought: 256 KiB at most
+    assert resident < 3000 < everything / 4
 
 
 @pytest.mark.soak
 def test_17b_loading_one_of_a_million_streams_reads_its_pages_only(tmp_path: Path) -> None:
     resident, everything = pages_of_one_in(1_000_000, tmp_path / "data")
-    assert resident < 2000 < everything / 50
+    assert resident < 3000 < everything / 40
 
 
 def test_17d_the_state_at_a_version_or_time_is_the_fold_of_the_prefix(engine: pylog.Engine) -> None:
