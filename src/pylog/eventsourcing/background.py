@@ -24,11 +24,11 @@ class Background(Generic[T]):
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._waiting: dict[T, None] = {}
         self._asked = self._done = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()  # last: who finds its own here finds no lock that the parent held
 
     def ask(self, thing: T) -> None:
         """Have it done soon; never, where no thread can be started any more."""
