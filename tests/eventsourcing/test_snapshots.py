@@ -295,6 +295,28 @@ def test_17c_a_state_of_types_that_json_has_not_takes_none(engine: pylog.Engine,
     assert repr(store.load(Holding, "1")) == repr(thing)  # the state, types and all
 
 
+def test_17c_annotations_that_name_nothing_take_none_and_use_none(
+    engine: pylog.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Named(Account):
+        balance: int = 0
+
+    class Nameless(Account):
+        balance: Missing = 0  # type: ignore[name-defined]  # noqa: F821  # imported for the type checker alone
+
+    Nameless.__name__ = "Named"
+    deposit(opened(engine), 20, kind=Named)
+    store = opened(engine, snapshot_every=1)
+    thing = store.load(Nameless, "1")
+    thing.deposit(1)
+    store.save(thing)
+    store.flush()
+    assert store.load(Nameless, "1").balance == store.load(Named, "1").balance == 21
+    assert len(engine.read_key(SNAPSHOTS, b"Named-1")) == 2
+    assert caplog.text.count("takes no snapshots") == 1
+    assert "failed" not in caplog.text
+
+
 def test_17c_an_aggregate_that_ends_the_thread_stops_no_snapshot_of_others(
     engine: pylog.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,7 +68,7 @@ class Snapshots:
         state = state_of(aggregate)
         try:
             fits = same(restored(kind, msgspec.json.decode(msgspec.json.encode(state))), state)
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError, NameError):  # an annotation names what is not there
             fits = False
         if not fits:
             if kind not in self._unfit:
@@ -154,6 +154,6 @@ def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
         vars(aggregate).update(restored(kind, found["state"]))
         where = (int(found[part]) for part in ("version", "offset", "epoch", "timestamp"))
         return Snapshot(aggregate, *where)
-    except (PylogError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (PylogError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NameError) as error:
         logger.warning("a snapshot at %s-%d cannot be used: %s", record.topic, record.offset, error)
         return None
