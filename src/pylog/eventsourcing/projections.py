@@ -101,8 +101,9 @@ class ReadModel:
         """
         applied = 0
         try:
+            uuid, starts = self._beginning()
             while True:
-                records = self._following().poll(at_once, 0.0 if applied else timeout)
+                records = self._following(uuid, starts).poll(at_once, 0.0 if applied else timeout)
                 if not records:
                     return applied
                 if self._apply(records):
@@ -111,9 +112,8 @@ class ReadModel:
             self.close()
             raise
 
-    def _following(self) -> Consumer:
+    def _following(self, uuid: str, starts: dict[int, int]) -> Consumer:
         """Return the consumer where the database says, which others and rebuilds may have moved."""
-        uuid, starts = self._beginning()
         stored = self._builds.look(self._pinned)
         if not stored:
             raise ConfigError(f"build {self.build} of {self.projection.name} is gone: another was quicker")
@@ -130,7 +130,7 @@ class ReadModel:
             self.build = build
         for one in stored:
             if self._next.get(one.partition) != one.next_offset:
-                self._check_place(one, starts[one.partition])
+                self._check_place(one)
                 self._consumer.seek((self.topic, one.partition), one.next_offset)
                 self._next[one.partition] = one.next_offset
         return self._consumer
@@ -147,9 +147,10 @@ class ReadModel:
                 f"{self._builds.version}: rebuild() it with the newer one, and end who has the older one"
             )
 
-    def _check_place(self, stored: Stored, start: int) -> None:
+    def _check_place(self, stored: Stored) -> None:
         """Raise where a power cut took records that rows are made of, or where some went unapplied."""
         partition, next_offset = stored.partition, stored.next_offset
+        start = self.engine.log_start_offset(self.topic, partition)
         end = self.engine.log_end_offset(self.topic, partition)
         if next_offset < start:
             raise OffsetOutOfRangeError(

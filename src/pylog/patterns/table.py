@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pylog.clock import Clock, Deadline, SystemClock
+from pylog.config import check_seconds
 from pylog.engine import Engine
 from pylog.errors import LogTruncatedError, RequestTimeoutError
 from pylog.eventsourcing.projections import Lag, places_of
@@ -91,7 +92,7 @@ class Table(Mapping[Any, Any]):
 
     def wait_for(self, token: Any, timeout: float | None = None) -> None:
         """Return when the table shows what an append returned. Raises RequestTimeoutError."""
-        deadline = Deadline(self.clock, timeout)
+        deadline = Deadline(self.clock, check_seconds(timeout, "timeout"))
         wanted = [(TopicPartition(place.topic, place.partition), place.offset) for place in places_of(token)]
         while any(self._consumer.position(partition) <= offset for partition, offset in wanted):
             if self.refresh(deadline.left(1.0)) == 0 and deadline.passed():
