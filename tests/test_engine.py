@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import multiprocessing
@@ -71,6 +72,35 @@ def test_a_newer_format_is_refused(data: Path) -> None:
     (data / "format").write_text(known.replace('"features": []', '"features": ["sparkles"]'))
     with pytest.raises(pylog.FormatError, match="sparkles"):
         pylog.open(data)
+
+
+def test_a_directory_that_two_make_at_once_is_made_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, rename, met = fcntl.flock, os.rename, threading.Event()
+
+    def lock(fd: int, operation: int) -> None:
+        try:
+            flock(fd, operation)
+        except BlockingIOError:
+            met.set()  # the other one waits for us
+            raise
+
+    def open_too() -> None:
+        pylog.open(data).close()
+        met.set()
+
+    other = threading.Thread(target=open_too)
+
+    def rename_later(source: str, target: str, **options: Any) -> None:
+        if target == "format" and other.ident is None:
+            other.start()  # as it is to be put in place
+            assert met.wait(60)
+        rename(source, target, **options)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    monkeypatch.setattr(os, "rename", rename_later)
+    pylog.open(data).close()
+    other.join()
+    assert [path.name for path in data.iterdir() if "format" in path.name] == ["format"]
 
 
 def test_a_missing_directory_is_made_only_where_that_is_wanted(data: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import stat
 
-from logcore.whole_files import clear_error, make_directory, open_plain, place_file
+from logcore.whole_files import clear_error, locked_directory, make_directory, open_plain, place_file
 from pylog.embedded.filesystems import check_filesystem, write_in_place
 from pylog.errors import ConfigError, FormatError, UnsupportedError
 
@@ -82,9 +82,12 @@ def begin(fd: int, root: str, make: bool) -> None:
         )
     if not make:
         raise FormatError(f"{root} is empty: there is no log to open")
-    write_in_place(fd)
     content = {"format": "pylog", "version": FORMAT_VERSION, "features": sorted(FEATURES)}
-    place_file(fd, "format", json.dumps(content).encode() + b"\n", f"{root}/format")
+    # one process makes it: the first one that is through takes what is half made for a dead one's
+    with locked_directory(root):
+        if not has_format(fd, root):
+            write_in_place(fd)
+            place_file(fd, "format", json.dumps(content).encode() + b"\n", f"{root}/format")
 
 
 def has_format(fd: int, root: str) -> bool:

@@ -21,7 +21,7 @@ from logcore.log_directory import LogDirectory
 from logcore.processes import Registry, fork_count
 from logcore.service import Service
 from logcore.topic_log import TopicLog
-from logcore.whole_files import remove_leftovers
+from logcore.whole_files import locked_directory, remove_leftovers
 from pylog.clock import Clock, SystemClock
 from pylog.config import check_seconds
 from pylog.embedded.directory import open_directory, path_of
@@ -128,11 +128,8 @@ class OpenDirectory(LogDirectory):
 
     def _remove_leftovers(self) -> None:
         self._topics.remove_leftovers()
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with locked_directory(self._root) as fd:  # in which another opener may be making it
             remove_leftovers(fd, "format.")
-        finally:
-            os.close(fd)
 
     # ---- what the native core and our producers and consumers ask -------------------------------------
 
