@@ -440,17 +440,17 @@ def test_who_was_fenced_writes_nothing_more(engine: Engine) -> None:
 
 
 def test_a_batch_that_failed_goes_in_once(engine: Engine) -> None:
-    producer = loader(engine, batch_bytes=20_000)
+    producer = loader(engine, batch_bytes=80_000)  # 40 KB go by a call, which a full disk fails
     for n in range(100):
-        producer.send("t", b"%0100d" % n, sequence=n)
+        producer.send("t", b"%0400d" % n, sequence=n)
     with no_space(), pytest.raises(DiskFullError):
         producer.flush()
     for n in range(90, 150):
-        producer.send("t", b"%0100d" % n, sequence=n)
+        producer.send("t", b"%0400d" % n, sequence=n)
     producer.flush()
     assert producer.last_sequence("t", 0) == 149
 
-    assert values(engine, "t") == [b"%0100d" % n for n in range(150)]
+    assert values(engine, "t") == [b"%0400d" % n for n in range(150)]
     assert producer.metrics()["duplicates_dropped"] == 10
 
 
