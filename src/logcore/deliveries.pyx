@@ -249,6 +249,18 @@ cdef class DeliveryTable(DeliveryFile):
         self.unlock()
         return slot is not NULL
 
+    def end_own(self) -> None:
+        """Make ready what this process has in flight, as if it had died."""
+        cdef int slot = self.registry.slot
+        cdef bint found
+        self.lock()
+        found = self.table.in_flight[slot] > 0 and self.table.owners[slot] == self.registry.incarnation
+        if found:
+            self.end_leases_of(slot)
+        self.unlock()
+        if found:
+            self.log.control.ring()
+
     def reclaim_now(self, bury: bool = False) -> bool:
         """Make ready what stopped or endless owners have, if told to dead ones too; True where there was any.
 

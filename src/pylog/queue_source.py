@@ -189,8 +189,8 @@ class QueueSource(Protocol):
     def close(self) -> None:
         """Sync, and end. A second call does nothing.
 
-        What is in flight here goes back when the engine is closed, as if its process had died: release() what
-        was not begun before.
+        What is in flight here goes back as if its process had died, unless the queue is open here a second
+        time: then the last one to close gives it back. release() what was not begun before.
         """
 
     def __enter__(self) -> Self: ...

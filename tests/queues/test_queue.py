@@ -476,6 +476,22 @@ def test_who_waits_is_back_in_time_though_much_is_expired_or_unwanted(opened: Op
     assert values(jobs) == [b"b"]
 
 
+def test_closing_gives_back_what_is_in_flight_here(engine: pylog.Engine) -> None:
+    jobs, others = engine.queue("jobs"), engine.queue("jobs")
+    jobs.put_many([b"a", b"b"])
+    begun, (prefetched,) = taken(jobs), jobs.get_many(1, 0)
+    jobs.close()
+    assert others.get(0) is None  # nobody knows whose they are
+    others.close()
+    with pytest.raises(pylog.ClosedError):
+        begun.ack()
+    with engine.queue("jobs") as jobs:
+        again = jobs.get_many(2, 0)
+        assert [(delivery.value, delivery.delivery_count) for delivery in again] == [(b"a", 1), (b"b", 0)]
+        assert jobs.ack_many(again) == []
+    assert prefetched.value == b"b"
+
+
 def test_a_delivery_that_is_dropped_is_with_who_waits(opened: Opened) -> None:
     jobs = opened()
     jobs.put(b"a")

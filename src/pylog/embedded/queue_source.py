@@ -448,7 +448,10 @@ class EmbeddedQueueSource(TopicLeases):
         return {**self._counted(), "reclaimed": reclaimed}
 
     def close(self) -> None:
-        """Sync, and end, once; what is in flight here goes back when the engine is closed."""
+        """Give back what is in flight here, sync, and end, once.
+
+        Where the queue is open here a second time, nobody knows whose it is: the last one gives it back.
+        """
         if self._closed:
             return
         self._closed = True
@@ -457,6 +460,9 @@ class EmbeddedQueueSource(TopicLeases):
         self._engine._members.discard(self)
         try:
             if not self._engine.read_only:
+                if not self._is_open_again():
+                    for feed in self._opened():
+                        feed.table.end_own()
                 self._sync()
         except LockTimeoutError as error:
             logger.warning("queue %s is closed without a last sync: %s", self.queue, error)
@@ -465,6 +471,10 @@ class EmbeddedQueueSource(TopicLeases):
                 feed.table.close()
             if self._floors is not None:
                 self._floors.close()
+
+    def _is_open_again(self) -> bool:
+        others = [other for other in self._engine._members if isinstance(other, EmbeddedQueueSource)]
+        return any(other.queue == self.queue and not other._closed for other in others)
 
     def __enter__(self) -> Self:
         return self
