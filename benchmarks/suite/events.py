@@ -17,11 +17,16 @@ from benchmarks.probe import operations as ceilings
 from benchmarks.suite.opening import open_engine
 from benchmarks.workload import Workload
 
+EVENT = 12                              # bytes of an event's value; with key and headers it is 80 on disk
+ALONE = 76                              # of the ceiling's value: with its overhead what one event takes alone
 BATCH = 100
 SNAPSHOT_EVERY = 100
+BEHIND = 5                              # events that follow the last snapshot
 FILL = 1000                             # events a save, of what is loaded later
 LENGTHS = {10: 1000, 1000: 50, 100_000: 1}
 """Events of a stream, and how many of them are loaded in turn."""
+SNAPSHOTS = (1000, 100_000)
+"""Events that the last snapshot has."""
 
 
 @contextmanager
@@ -50,15 +55,15 @@ def opened(directory: Path, snapshot_every: int | None = None) -> Iterator[tuple
         yield store, Account, Deposited
 
 
-def fill(store: Any, kind: Any, streams: int, events: int) -> None:
-    """Save so many accounts of so many events each."""
+def fill(store: Any, kind: Any, streams: int, events: int, at_once: int = FILL) -> None:
+    """Save so many accounts of so many events each, with the snapshots that are due after each save."""
     for number in range(streams):
         account = store.load(kind, str(number))
         for at in range(1, events + 1):
             account.deposit(1)
-            if at % FILL == 0 or at == events:
+            if at % at_once == 0 or at == events:
                 store.save(account)
-    store.flush()
+                store.flush()
 
 
 def saving(at_once: int) -> Operation:
@@ -86,7 +91,7 @@ def loading(streams: int, events: int, snapshot_every: int | None) -> Operation:
     @contextmanager
     def operation(directory: Path, work: Workload) -> Iterator[Timed]:
         with opened(directory, snapshot_every) as (store, kind, _):
-            fill(store, kind, streams, events)
+            fill(store, kind, streams, events, snapshot_every or FILL)
 
             def timed() -> None:
                 load = store.load
@@ -121,31 +126,34 @@ def catching_up(directory: Path, work: Workload) -> Iterator[Timed]:
 def save_contest(count: int, at_once: int, slow: float) -> Contest:
     """Saves of one event, or of a batch."""
     each = at_once == 1
-    ceiling = (Contestant("C fdatasync", ceilings.synced_append, Workload(100, count)),) if each else ()
+    ceiling = (Contestant("C fdatasync", ceilings.synced_append, Workload(ALONE, count)),) if each else ()
     peer = eventstores.saving(max(at_once, int(2_000 * slow) * (1 if each else 10)), at_once)
     name = "one event" if each else f"{at_once} events"
     goal = Goal(ratio=0.9) if each else Goal(peers={PEER: 10.0})
     return Contest(
         name=f"event store, save {name}",
-        size=100,
+        size=EVENT,
         codec="raw",
         durability="sync",
-        contestants=(*ceiling, Contestant("save", saving(at_once), Workload(100, count)), peer),
+        contestants=(*ceiling, Contestant("save", saving(at_once), Workload(EVENT, count)), peer),
         rows=(Row(f"events saved, {name} a save", "save", "C fdatasync" if each else None, goal, (PEER,)),),
         warm_up=False,
     )
 
 
 def load_contest(events: int, snapshot_every: int | None, slow: float) -> Contest:
-    """Loads of streams of one length, with or without snapshots."""
+    """Loads of streams of one length; or from a snapshot of so many events, with a few events after it."""
     streams = LENGTHS[events]
     loads = max(streams, int(20_000 * slow) if snapshot_every else int(2_000_000 * slow) // events)
     peers = loads if snapshot_every else max(1, loads // 20)
-    name = f"{events:,} events" + (", with snapshots" if snapshot_every else "")
-    ours = Contestant("load", loading(streams, events, snapshot_every), Workload(100, min(loads, 20_000)))
+    name = f"{events:,} events"
+    if snapshot_every:
+        name = f"{events + BEHIND:,} events, {BEHIND} of them after the snapshot"
+        events += BEHIND
+    ours = Contestant("load", loading(streams, events, snapshot_every), Workload(EVENT, min(loads, 20_000)))
     return Contest(
         name=f"event store, load {name}",
-        size=100,
+        size=EVENT,
         codec="raw",
         durability="sync",
         contestants=(ours, eventstores.loading(min(peers, 2_000), streams, events, snapshot_every)),
@@ -157,13 +165,14 @@ def load_contest(events: int, snapshot_every: int | None, slow: float) -> Contes
 def events(count: int, slow: float) -> list[Contest]:
     """Saves, loads and catching up, beside the eventsourcing package."""
     found = [save_contest(int(4_000 * slow), 1, slow), save_contest(int(200_000 * slow), BATCH, slow)]
-    found += [load_contest(length, every, slow) for length in LENGTHS for every in (None, SNAPSHOT_EVERY)]
-    reading = Contestant("catch up", catching_up, Workload(100, count // FILL * FILL))
+    found += [load_contest(length, None, slow) for length in LENGTHS]
+    found += [load_contest(length, SNAPSHOT_EVERY, slow) for length in SNAPSHOTS]
+    reading = Contestant("catch up", catching_up, Workload(EVENT, count // FILL * FILL))
     peer = eventstores.catching_up(int(20_000 * slow) // FILL * FILL)
     found.append(
         Contest(
             name="event store, catch up",
-            size=100,
+            size=EVENT,
             codec="raw",
             durability="sync",
             contestants=(reading, peer),

@@ -198,16 +198,11 @@ class EmbeddedEngine(AdministeredDirectory):
             raise TypeError(f"a key is bytes, not {type(key).__name__}")
         log = self._log(topic)
         index = log.key_index(log.partition_for(key) if partition is None else partition)
-        for name, bound in (("first", first), ("behind", behind), ("most", most)):
-            if bound is not None:
-                check_count(bound, name, 0, LARGEST_OFFSET)
-        return index.find(
-            key,
-            first,
-            LARGEST_OFFSET if behind is None else behind,
-            most=-1 if most is None else most,
-            backward=backward,
-        )
+        if first.__class__ is not int or not 0 <= first <= LARGEST_OFFSET:
+            check_count(first, "first", 0, LARGEST_OFFSET)
+        behind = LARGEST_OFFSET if behind is None else check_count(behind, "behind", 0, LARGEST_OFFSET)
+        most = -1 if most is None else check_count(most, "most", 0, LARGEST_OFFSET)
+        return index.find(key, first, behind, most=most, backward=backward)
 
     def producer(
         self,

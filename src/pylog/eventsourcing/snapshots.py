@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_type_hints
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 import xxhash
@@ -18,25 +17,34 @@ import xxhash
 from pylog.engine import Engine
 from pylog.errors import PylogError
 from pylog.eventsourcing.aggregates import Aggregate, standing_of, state_of
-from pylog.records import Record
+from pylog.records import HeaderFields, Record
 
 logger = logging.getLogger("pylog")
+
+A = TypeVar("A", bound=Aggregate)
 
 CHECKSUM = "checksum"
 LOOK_BACK = 8
 """How many of the newest snapshots of a stream are looked at for one that fits."""
 
 
-class Snapshot(NamedTuple):
-    """The state of an aggregate after so many events."""
+class Snapshot(msgspec.Struct):
+    """The state of an aggregate after so many events, as a record's value has it."""
 
-    aggregate: Aggregate
+    aggregate: str
+    """The name of its class."""
+    schema: int
     version: int
-    offset: int
+    offset: Annotated[int, msgspec.Meta(ge=0)]
     epoch: int
     """Place of the last event in it, in the partition of the stream."""
     timestamp: int
     """Of that event: in a topic that was made anew another one stands in its place."""
+    state: dict[str, Any]
+
+
+_decode = msgspec.json.Decoder(Snapshot).decode
+_checksum = HeaderFields((CHECKSUM,)).of
 
 
 class Snapshots:
@@ -51,6 +59,7 @@ class Snapshots:
         self.engine, self.topic = engine, topic
         self.every, self.every_bytes = every, every_bytes
         self._unfit: set[type] = set()
+        self._hints: dict[type, dict[str, Any]] = {}
 
     def due(self, aggregate: Aggregate) -> bool:
         """Return whether enough has happened since the last one."""
@@ -67,7 +76,7 @@ class Snapshots:
         standing, kind = standing_of(aggregate), type(aggregate)
         state = state_of(aggregate)
         try:
-            fits = same(restored(kind, msgspec.json.decode(msgspec.json.encode(state))), state)
+            fits = same(self._restored(kind, msgspec.json.decode(msgspec.json.encode(state))), state)
         except (TypeError, ValueError, RecursionError, NameError):  # an annotation names what is not there
             fits = False
         if not fits:
@@ -80,51 +89,68 @@ class Snapshots:
                 )
             return False
         value = msgspec.json.encode(
-            {
-                "aggregate": kind.__name__,
-                "schema": kind.snapshot_schema,
-                "version": standing.version,
-                "offset": standing.offset,
-                "epoch": last.epoch,
-                "timestamp": last.timestamp,
-                "state": state,
-            }
+            Snapshot(
+                kind.__name__,
+                kind.snapshot_schema,
+                standing.version,
+                standing.offset,
+                last.epoch,
+                last.timestamp,
+                state,
+            )
         )
         checksum = xxhash.xxh3_64_hexdigest(value).encode()
         self.engine.append(self.topic, value, stream.encode(), headers=[(CHECKSUM, checksum)])
         standing.snapshot_version, standing.bytes = standing.version, 0
         return True
 
-    def before(self, kind: type[Aggregate], stream: str, version: int | None) -> Iterator[Snapshot]:
-        """Yield those of a stream that can be read, newest first, none of a version beyond `version`."""
+    def before(
+        self, kind: type[A], stream: str, version: int | None
+    ) -> Iterator[tuple[A, Snapshot]]:
+        """Yield aggregates as the snapshots of a stream have them, newest first, and these.
+
+        Without those that cannot be read, and those of a version beyond `version`.
+        """
+        seen = 0
+        for most in (1, LOOK_BACK):  # the newest one mostly fits
+            try:
+                records = self.engine.read_key(self.topic, stream.encode(), most=most, backward=True)
+            except PylogError as error:
+                logger.warning("no snapshot of %s can be read, so all is replayed: %s", stream, error)
+                return
+            for record in records[seen:]:
+                found = self._read(kind, record)
+                if found is not None and (version is None or found[1].version <= version):
+                    yield found
+            seen = len(records)
+            if seen < most:
+                return
+
+    def _read(self, kind: type[A], record: Record) -> tuple[A, Snapshot] | None:
+        """Return what a record says, None where it is damaged, or of another class or schema."""
         try:
-            records = self.engine.read_key(self.topic, stream.encode(), most=LOOK_BACK, backward=True)
-        except PylogError as error:
-            logger.warning("no snapshot of %s can be read, so all is replayed: %s", stream, error)
-            return
-        for record in records:
-            found = read_snapshot(kind, record)
-            if found is not None and (version is None or found.version <= version):
-                yield found
+            value = record.value
+            if value is None or _checksum(record) != (xxhash.xxh3_64_hexdigest(value),):
+                return None
+            found = _decode(value)
+            if found.aggregate != kind.__name__ or found.schema != kind.snapshot_schema:
+                return None
+            aggregate = kind()
+            aggregate.__dict__.update(self._restored(kind, found.state))
+            return aggregate, found
+        except (PylogError, ValueError, TypeError, AttributeError, RecursionError, NameError) as error:
+            logger.warning("a snapshot at %s-%d cannot be used: %s", record.topic, record.offset, error)
+            return None
 
-
-_hints: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
-
-
-def hints_of(kind: type[Aggregate]) -> dict[str, Any]:
-    """Return the types that the class is annotated with; asked once, since that takes long."""
-    found = _hints.get(kind)
-    if found is None:
-        found = _hints[kind] = get_type_hints(kind)
-    return found
-
-
-def restored(kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as it comes from JSON, with the types that the class is annotated with."""
-    hints = hints_of(kind)
-    return {
-        name: msgspec.convert(value, hints[name]) if name in hints else value for name, value in state.items()
-    }
+    def _restored(self, kind: type[Aggregate], state: dict[str, Any]) -> dict[str, Any]:
+        """Give a state that comes from JSON the types that the class is annotated with."""
+        hints = self._hints.get(kind)
+        if hints is None:
+            hints = self._hints[kind] = get_type_hints(kind)
+        for name, value in state.items():
+            if name in hints and type(value) is not hints[name]:
+                state[name] = msgspec.convert(value, hints[name])
+        return state
 
 
 def same(one: Any, other: Any) -> bool:
@@ -139,21 +165,3 @@ def same(one: Any, other: Any) -> bool:
         return one == other and set(map(type, one)) == set(map(type, other))
     fields: Any = getattr(one, "__struct_fields__", None) or getattr(one, "__dataclass_fields__", ())
     return bool(one == other) and all(same(getattr(one, name), getattr(other, name)) for name in fields)
-
-
-def read_snapshot(kind: type[Aggregate], record: Record) -> Snapshot | None:
-    """Return what a record says, None where it is damaged, or of another class or schema."""
-    try:
-        value = record.value
-        if value is None or (CHECKSUM, xxhash.xxh3_64_hexdigest(value).encode()) not in record.headers:
-            return None
-        found = msgspec.json.decode(value)
-        if found["aggregate"] != kind.__name__ or found["schema"] != kind.snapshot_schema:
-            return None
-        aggregate = kind()
-        vars(aggregate).update(restored(kind, found["state"]))
-        where = (int(found[part]) for part in ("version", "offset", "epoch", "timestamp"))
-        return Snapshot(aggregate, *where)
-    except (PylogError, ValueError, KeyError, TypeError, AttributeError, RecursionError, NameError) as error:
-        logger.warning("a snapshot at %s-%d cannot be used: %s", record.topic, record.offset, error)
-        return None

@@ -130,6 +130,7 @@ class EventStore:
         except ReadOnlyError:
             engine.describe_topic(name)  # to look at what is there
         self._snapshots: Snapshots | None = None
+        self._counts_bytes = snapshot_bytes is not None
         self._background: Background[tuple[type[Aggregate], str]] = Background(self._take_snapshot)
         if snapshot_every is not None or snapshot_bytes is not None:
             shape = engine.describe_topic(name)
@@ -316,14 +317,14 @@ class EventStore:
             records = up_to(records, time)
         if version is not None:
             records = records[: max(version - standing.version, 0)]
-        apply, types, size = aggregate.apply, self.types, 0
+        apply, types = aggregate.apply, self.types
         for record in records:
             apply(decode_event(types, record).data)
-            size += len(record.value or b"")
         if records:
             standing.version += len(records)
             standing.offset = records[-1].offset
-            standing.bytes += size
+            if self._counts_bytes:
+                standing.bytes += sum(len(record.value or b"") for record in records)
         return aggregate
 
     def _from_snapshot(
@@ -332,7 +333,7 @@ class EventStore:
         """Return an aggregate as a snapshot has it and the records behind that, None where none fits."""
         if self._snapshots is None:
             return None
-        for snapshot in self._snapshots.before(kind, stream, version):
+        for aggregate, snapshot in self._snapshots.before(kind, stream, version):
             records = self.engine.read_key(self.name, stream.encode(), first=snapshot.offset)
             if not records or (records[0].offset, records[0].epoch) != (snapshot.offset, snapshot.epoch):
                 continue
@@ -343,11 +344,9 @@ class EventStore:
             behind = len(records) - 1
             if behind and version_of(records[-1]) != snapshot.version + behind:
                 continue
-            aggregate = snapshot.aggregate
             standing = aggregate._stands = Standing("")
             standing.version = standing.snapshot_version = snapshot.version
             standing.offset = snapshot.offset
-            assert isinstance(aggregate, kind)
             return aggregate, records[1:]
         return None
 
@@ -409,7 +408,7 @@ class EventStore:
         if self._snapshots is None:
             standing.pending.clear()
             return
-        if self._snapshots.every_bytes is not None:
+        if self._counts_bytes:
             standing.bytes += sum(map(len, self.types.encode(standing.pending)))
         standing.pending.clear()
         if self._snapshots.due(aggregate):
