@@ -35,6 +35,7 @@ VALUES_OF_THE_CORE = (
     "logcore.record_ids",
     "logcore.matching",
     "logcore.header_fields",
+    "logcore.record_headers",
 )
 
 # A layer: the modules in it, and what they may import of the project besides themselves.

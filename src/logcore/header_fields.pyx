@@ -1,20 +1,22 @@
 # cython: language_level=3
-"""HeaderFields: the headers of certain names, read from a record in one pass.
+"""HeaderFields: the headers of certain names, read from a record in one pass, and packed in one.
 
 Only what is asked for becomes an object. No meaning is given to any name here. Invariant: what it returns is
 what `record.headers` has under those names, the last of each where there are several.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcmp
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy
 
 from logcore.batch cimport Record, RecordBatch
-from logcore.format cimport load16, load32
-from logcore.record_headers cimport header_bytes
+from logcore.format cimport load16, load32, store16, store32
+from logcore.record_headers cimport (
+    PackedHeaders, check_limits, count_headers, header_bytes, packed_headers
+)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -32,7 +34,7 @@ cdef struct fields_t:
 
 
 cdef class HeaderFields:
-    """Reads the headers of some names: the values of `texts` as str, those of `numbers` (decimal) as int."""
+    """Reads and writes the headers of some names: values of `texts` as str, of `numbers` (decimal) as int."""
 
     cdef tuple names                     # as they stand in a record, the texts first
     cdef list seen                       # of each text the one that was read last: they mostly repeat
@@ -67,6 +69,48 @@ cdef class HeaderFields:
             Py_INCREF(value)
             PyTuple_SET_ITEM(found, i, value)
         return found
+
+    def pack(self, tuple values not None, PackedHeaders more=None) -> PackedHeaders:
+        """The headers of which of() would say these values, and `more` behind them; a None is left out.
+
+        Args:
+            values: A str for each of the texts, then an int for each of the numbers.
+
+        Raises:
+            ValueError: not as many values as names, or more headers than a record may have.
+            OverflowError: a number below 0 or of more than 18 digits.
+            TypeError: neither str nor int in its place. RecordTooLargeError.
+        """
+        cdef Py_ssize_t sizes[MOST_FIELDS]
+        cdef bytes behind = b"" if more is None else more.data
+        cdef Py_ssize_t i, count = 0, size = PyBytes_GET_SIZE(behind)
+        cdef uint8_t* at
+        if len(values) != len(self.names):
+            raise ValueError(f"{len(values)} values for {len(self.names)} names")
+        for i in range(len(values)):
+            sizes[i] = -1
+            if values[i] is None:
+                continue
+            if i < len(self.seen):
+                PyUnicode_AsUTF8AndSize(values[i], &sizes[i])
+            else:
+                sizes[i] = digits_of(values[i])
+            size += FIXED_BYTES + PyBytes_GET_SIZE(<bytes> self.names[i]) + sizes[i]
+            count += 1
+        check_limits(count + count_headers(<const uint8_t*> PyBytes_AS_STRING(behind), len(behind)), size)
+        packed = PyBytes_FromStringAndSize(NULL, size)
+        at = <uint8_t*> PyBytes_AS_STRING(packed)
+        for i in range(len(values)):
+            if sizes[i] < 0:
+                continue
+            at = put_front(at, <bytes> self.names[i], sizes[i])
+            if i < len(self.seen):
+                memcpy(at, PyUnicode_AsUTF8AndSize(values[i], NULL), sizes[i])
+            else:
+                put_digits(at, values[i], sizes[i])
+            at += sizes[i]
+        memcpy(at, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
+        return packed_headers(packed)
 
     cdef int find(self, RecordBatch batch, Py_ssize_t row, fields_t* fields) except -1:
         cdef const int32_t* at = batch.columns.header_offsets
@@ -119,3 +163,34 @@ cdef object number(const uint8_t* digits, Py_ssize_t size):
             return value
     shown = (<const char*> digits)[:min(size, <Py_ssize_t> REPR_BYTES)]
     raise ValueError(f"{shown!r} is no decimal number of at most {<int> MOST_DIGITS} digits")
+
+
+cdef int digits_of(object number) except -1:
+    """How many decimal digits it has."""
+    cdef int64_t value, left
+    cdef int digits = 1
+    if not isinstance(number, int):
+        raise TypeError(f"a number is an int, not {type(number).__name__}")
+    left = value = number
+    while left >= 10:
+        left //= 10
+        digits += 1
+    if value < 0 or digits > MOST_DIGITS:
+        raise OverflowError(f"{value} has no decimal form of at most {<int> MOST_DIGITS} digits")
+    return digits
+
+
+cdef void put_digits(uint8_t* at, int64_t value, Py_ssize_t digits) noexcept:
+    while digits:
+        digits -= 1
+        at[digits] = <uint8_t> (c'0' + value % 10)
+        value //= 10
+
+
+cdef uint8_t* put_front(uint8_t* at, bytes name, Py_ssize_t value_bytes) noexcept:
+    """Write what stands before the value of a header; the place of the value."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
+    store16(at, <uint16_t> size)
+    memcpy(at + 2, PyBytes_AS_STRING(name), size)
+    store32(at + 2 + size, <uint32_t> value_bytes)
+    return at + FIXED_BYTES + size

@@ -69,7 +69,8 @@ cdef class PartitionLog:
     cdef int drop_writer(self) except -1
     cdef int make_room(self, uint32_t length) noexcept nogil
     cdef int allocate(self, uint64_t bytes_needed) noexcept nogil
-    cdef void ready_block(self, uint64_t block, uint32_t length, bint synced, bint by_pwrite) noexcept nogil
+    cdef void make_pages(self, uint64_t block) noexcept nogil
+    cdef void make_written(self, uint64_t tail, uint64_t stop) noexcept nogil
     cdef int write(
         self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
     ) noexcept nogil

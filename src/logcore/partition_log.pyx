@@ -62,9 +62,9 @@ cdef extern from *:
 
 cdef enum:
     PWRITE_FROM = 32 << 10       # below, large folios made ahead are stored into twice as fast
-    PAGES_BITS = 18              # of the blocks that write() makes ready at once for small batches
+    PAGES_BITS = 18              # of the blocks of pages that write() makes at once for small batches
     PAGE = 4 << 10
-    MOST_READIED_FOR = 32 << 10  # bytes of a synced batch; a larger one would have its bytes written twice
+    MOST_WRITTEN_TWICE = 32 << 10  # bytes of a synced batch whose space is written before
     ROLL_AT_OFFSETS = 0x7FFFFFFF  # offsets of a segment, so that they and one more batch of them fit u32
     LOOK_AGAIN_NS = 50_000_000   # how often end_appends() looks who holds the append lock
     LATE_SYNCS = 20              # intervals that the oldest unsynced byte waits before an append syncs itself
@@ -350,24 +350,27 @@ cdef class PartitionLog:
         self.slot.active_allocated = have + step
         return 0
 
-    cdef void ready_block(self, uint64_t block, uint32_t length, bint synced, bint by_pwrite) noexcept nogil:
-        """Write zeros where zeros stand, in a block that begins behind the tail. No error of it matters.
+    cdef void make_pages(self, uint64_t block) noexcept nogil:
+        """Write zeros where zeros stand: one large folio costs a third of a fault for each page of it.
 
-        For stores into the mapping at once: a large folio costs a third of a fault for each page of it. For
-        synced appends page by page, since a sync may write whole folios: into space that was written before,
-        it needs not wait for the file system's journal, and so for what others of the machine write.
+        `block` begins behind the tail. Not where each append is synced, which would then write all of it; and
+        no error matters, since what is stored through the mapping is the same.
         """
-        cdef uint64_t at = block << PAGES_BITS
-        cdef uint64_t stop = min(at + (<uint64_t> 1 << PAGES_BITS), self.slot.active_allocated)
-        if synced:
-            if length > MOST_READIED_FOR or self.pwrite_from == 0:
-                return
-            while at < stop and write_all(self.fd, zeros, min(<uint64_t> PAGE, stop - at), at) == 0:
-                at += PAGE
-        elif not by_pwrite and (
-            self.slot.end - atomic_load64(&self.slot.synced_end) >= <uint64_t> 1 << PAGES_BITS
-        ):
-            write_all(self.fd, zeros, stop - at, at)
+        cdef uint64_t start = block << PAGES_BITS
+        cdef uint64_t size = min(<uint64_t> 1 << PAGES_BITS, self.slot.active_allocated - start)
+        if self.slot.end - atomic_load64(&self.slot.synced_end) >= <uint64_t> 1 << PAGES_BITS:
+            write_all(self.fd, zeros, size, start)
+
+    cdef void make_written(self, uint64_t tail, uint64_t stop) noexcept nogil:
+        """Write zeros where zeros stand, behind the tail: a sync of bytes in space that was written before
+        need not wait for the file system's journal, and so for what others of the machine write.
+
+        Page by page, since a sync may write whole folios. No error matters: it is slower without.
+        """
+        cdef uint64_t at = (tail + PAGE - 1) // PAGE * PAGE
+        stop = min(stop, self.slot.active_allocated)
+        while at < stop and write_all(self.fd, zeros, min(<uint64_t> PAGE, stop - at), at) == 0:
+            at += PAGE
 
     cdef int write(
         self, uint8_t* batch, uint32_t length, bint synced, int64_t* base_offset, uint64_t* end
@@ -379,11 +382,17 @@ cdef class PartitionLog:
         cdef uint8_t* place
         cdef int64_t newest
         cdef bint by_pwrite = synced or length >= self.pwrite_from
+        cdef uint64_t allocated = slot.active_allocated
+        cdef uint64_t block = (behind_batch - 1) >> PAGES_BITS
+        cdef bint entered = block != (position - 1) >> PAGES_BITS
         cdef int error = self.make_room(length)
         if error:
             return error
-        if (behind_batch - 1) >> PAGES_BITS != (position - 1) >> PAGES_BITS:
-            self.ready_block((behind_batch - 1) >> PAGES_BITS, length, synced, by_pwrite)
+        if synced and length <= MOST_WRITTEN_TWICE and self.pwrite_from:
+            if entered or allocated != slot.active_allocated or position == SEGMENT_DATA_START:
+                self.make_written(position, (block + 1) << PAGES_BITS)
+        elif entered and not by_pwrite:
+            self.make_pages(block)
         failpoint("append.locked")
         base_offset[0] = slot.next_offset
         seal_batch_header(

@@ -1,7 +1,19 @@
 # cython: language_level=3
 """Record headers: (name, value) pairs as bytes and back."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
+
+cdef class PackedHeaders:
+    cdef bytes data                      # as they stand in a record
+
+cdef PackedHeaders packed_headers(bytes data)
+# of what encode_headers() would return
+
+cdef int check_limits(Py_ssize_t count, int64_t size) except -1
+# ValueError, RecordTooLargeError beyond the limits
+
+cdef Py_ssize_t count_headers(const uint8_t* data, Py_ssize_t size) noexcept nogil
+# of what encode_headers() returned
 
 cdef bytes encode_headers(object headers)
 # None, dict or iterable of (str, bytes | None) -> the bytes of FORMAT.md section 4; TypeError, ValueError

@@ -1,4 +1,13 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, final
+
+@final
+class PackedHeaders:
+    def __init__(
+        self, headers: Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]] | None = None
+    ) -> None: ...
+    def __iter__(self) -> Iterator[tuple[str, bytes | None]]: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
 def headers_to_bytes(
     headers: Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]] | None,

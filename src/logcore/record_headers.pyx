@@ -5,13 +5,14 @@ No meaning is given to any name here. Invariant: order and duplicates are kept, 
 `size` that was given is read, whatever the lengths inside say.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from logcore.errors import RecordTooLargeError
-from logcore.format cimport MAX_BATCH_BYTES, MAX_HEADERS_PER_RECORD, load16, load32, store16, store32
+from logcore.format cimport MAX_BATCH_BYTES, MAX_HEADERS_PER_RECORD, load16, load32, load64, store16, store32
 from logcore.inputs cimport fast_items, fast_size
 
 cdef extern from "Python.h":
@@ -58,6 +59,44 @@ cdef uint8_t* put_header(uint8_t* at, object item) except NULL:
     return at + 4 + size
 
 
+@cython.final
+@cython.freelist(128)
+cdef class PackedHeaders:
+    """Headers encoded once: an iterable of (name, value or None) that goes into a record as it is.
+
+    Raises TypeError or ValueError that names the bad header or the limit.
+    """
+
+    def __init__(self, headers=None):
+        self.data = encode_headers(headers)
+
+    def __iter__(self):
+        return iter(headers_from_bytes(self.data))
+
+    def __repr__(self):
+        return f"PackedHeaders({list(self)!r})"
+
+    def __reduce__(self):
+        return PackedHeaders, (list(self),)
+
+
+cdef PackedHeaders packed_headers(bytes data):
+    cdef PackedHeaders packed = PackedHeaders.__new__(PackedHeaders)
+    packed.data = data
+    return packed
+
+
+cdef int check_limits(Py_ssize_t count, int64_t size) except -1:
+    if count > MAX_HEADERS_PER_RECORD:
+        raise ValueError(f"a record has {count} headers, beyond the limit of {MAX_HEADERS_PER_RECORD}")
+    if size > MAX_BATCH_BYTES:
+        raise RecordTooLargeError(
+            f"headers of {size} bytes are beyond the limit of {<int64_t> MAX_BATCH_BYTES}",
+            size=size, limit=MAX_BATCH_BYTES,
+        )
+    return 0
+
+
 cdef bytes encode_headers(object headers):
     cdef object pairs = headers
     cdef bytes joined
@@ -66,23 +105,17 @@ cdef bytes encode_headers(object headers):
     cdef uint8_t* at
     if headers is None:
         return b""
+    if type(headers) is PackedHeaders:
+        return (<PackedHeaders> headers).data
     if not isinstance(headers, (list, tuple)):
         if isinstance(headers, (str, bytes)) or not hasattr(headers, "__iter__"):
             raise TypeError(
                 f"headers are a dict or an iterable of (name, value), not {type(headers).__name__}"
             )
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
-    if fast_size(pairs) > MAX_HEADERS_PER_RECORD:
-        raise ValueError(
-            f"a record has {fast_size(pairs)} headers, beyond the limit of {MAX_HEADERS_PER_RECORD}"
-        )
     for i in range(fast_size(pairs)):
         size += encoded_bytes(<object> fast_items(pairs)[i])
-    if size > MAX_BATCH_BYTES:
-        raise RecordTooLargeError(
-            f"headers of {size} bytes are beyond the limit of {<int64_t> MAX_BATCH_BYTES}",
-            size=size, limit=MAX_BATCH_BYTES,
-        )
+    check_limits(fast_size(pairs), size)
     joined = PyBytes_FromStringAndSize(NULL, size)
     at = <uint8_t*> PyBytes_AS_STRING(joined)
     for i in range(fast_size(pairs)):
@@ -105,6 +138,14 @@ cdef Py_ssize_t header_bytes(const uint8_t* data, Py_ssize_t left) noexcept nogi
     return FIXED_BYTES + name_bytes + (0 if value_bytes < 0 else value_bytes)
 
 
+cdef Py_ssize_t count_headers(const uint8_t* data, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t at = 0, count = 0
+    while at < size:
+        at += header_bytes(data + at, size - at)
+        count += 1
+    return count
+
+
 cdef list decode_headers(const uint8_t* data, Py_ssize_t size):
     cdef list headers = []
     cdef Py_ssize_t at = 0, length, name_bytes
@@ -125,17 +166,25 @@ cdef list decode_headers(const uint8_t* data, Py_ssize_t size):
     return headers
 
 
+cdef bint is_ascii(const uint8_t* text, Py_ssize_t size) noexcept nogil:
+    cdef uint64_t high = 0
+    cdef Py_ssize_t i = 0
+    while i + 8 <= size:
+        high |= load64(text + i)
+        i += 8
+    while i < size:
+        high |= text[i]
+        i += 1
+    return high & <uint64_t> 0x8080808080808080 == 0
+
+
 cdef int check_headers(const uint8_t* data, Py_ssize_t size) except -1:
-    cdef Py_ssize_t at = 0, length, i
-    cdef uint8_t high
+    cdef Py_ssize_t at = 0, length
     while at < size:
         length = header_bytes(data + at, size - at)
         if length < 0:
             raise ValueError("a record header ends outside of its record")
-        high = 0
-        for i in range(load16(data + at)):
-            high |= data[at + 2 + i]
-        if high & 0x80:                  # UnicodeDecodeError is a ValueError
+        if not is_ascii(data + at + 2, load16(data + at)):       # UnicodeDecodeError is a ValueError
             PyUnicode_DecodeUTF8(<char*> data + at + 2, load16(data + at), NULL)
         at += length
     return 0

@@ -1,7 +1,7 @@
 """What is read and where it stands: Record, RecordId, RecordBatch, TopicPartition and what describes topics.
 
-Plain values without behaviour; Record, RecordId, RecordBatch, and HeaderFields by which headers are read,
-are the native core's. Invariant: immutable.
+Plain values without behaviour; Record, RecordId, RecordBatch, and HeaderFields by which headers are read and
+packed, are the native core's. Invariant: immutable.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from logcore.batch import Record, RecordBatch
 from logcore.header_fields import HeaderFields
+from logcore.record_headers import PackedHeaders
 from logcore.record_ids import RecordId, RecordIds
 from pylog.config import TopicConfig
 from pylog.errors import SerializationError
@@ -21,6 +22,7 @@ __all__ = [
     "DecodedRecord",
     "HeaderFields",
     "OffsetAndTimestamp",
+    "PackedHeaders",
     "Record",
     "RecordBatch",
     "RecordId",

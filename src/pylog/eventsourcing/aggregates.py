@@ -6,7 +6,7 @@ events, those that were recorded but not saved yet included.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pylog.errors import ConfigError
 from pylog.records import RecordId
@@ -25,12 +25,12 @@ class Appended(NamedTuple):
 
 
 class Standing:
-    """What the store knows of an aggregate that it loaded."""
+    """What the store knows of an aggregate; of one that it never loaded, that it is new."""
 
     __slots__ = ("aggregate_id", "bytes", "offset", "pending", "snapshot_version", "version")
 
-    def __init__(self, aggregate_id: str) -> None:
-        self.aggregate_id = aggregate_id
+    def __init__(self) -> None:
+        self.aggregate_id = ""
         self.version = 0
         """Of the stream as it is stored."""
         self.offset = -1
@@ -55,6 +55,11 @@ class Aggregate:
 
     _stands: Standing
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        made._stands = Standing()
+        return made
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "-" in cls.category:
@@ -63,7 +68,7 @@ class Aggregate:
     def record(self, event: Any) -> None:
         """Take an event that was decided: it is applied now and stored by the next save()."""
         self.apply(event)
-        standing_of(self).pending.append(event)
+        self._stands.pending.append(event)
 
     def apply(self, event: Any) -> None:
         """Change the state to what it is after the event."""
@@ -72,30 +77,21 @@ class Aggregate:
     @property
     def aggregate_id(self) -> str:
         """Its id; "" where no store knows it."""
-        return standing_of(self).aggregate_id
+        return self._stands.aggregate_id
 
     @property
     def version(self) -> int:
         """The number of its events, those included that are not saved yet."""
-        standing = standing_of(self)
+        standing = self._stands
         return standing.version + len(standing.pending)
 
     @property
     def pending(self) -> tuple[Any, ...]:
         """The events that are not saved yet."""
-        return tuple(standing_of(self).pending)
+        return tuple(self._stands.pending)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.aggregate_id!r} version {self.version}: {state_of(self)}>"
-
-
-def standing_of(aggregate: Aggregate) -> Standing:
-    """Return what is known of an aggregate; of one that was never loaded, that it is new."""
-    try:
-        return aggregate._stands
-    except AttributeError:
-        aggregate._stands = Standing("")
-        return aggregate._stands
 
 
 def state_of(aggregate: Aggregate) -> dict[str, Any]:

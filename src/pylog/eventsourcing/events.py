@@ -15,7 +15,7 @@ import msgspec
 
 from pylog.correlation import Correlation, correlation_of, current
 from pylog.errors import SerializationError
-from pylog.records import HeaderFields, Record, RecordId
+from pylog.records import HeaderFields, PackedHeaders, Record, RecordId
 from pylog.serdes import MessageTypes
 
 TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema", "event_metadata"
@@ -23,7 +23,6 @@ TYPE, VERSION, SCHEMA, METADATA = "event_type", "event_version", "event_schema",
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Metadata = Mapping[str, Any]
-Headers = list[tuple[str, bytes | None]]
 
 
 class Event(msgspec.Struct, eq=False):
@@ -104,11 +103,26 @@ def category_of(stream: str) -> str:
     return stream.partition("-")[0]
 
 
+_fields = HeaderFields((TYPE,), (VERSION, SCHEMA))
+_fields_of = _fields.of
+
+
 def encode_events(
     types: MessageTypes, events: Sequence[Any], first_version: int, metadata: Metadata | None
-) -> tuple[list[bytes], list[Headers]]:
+) -> tuple[list[bytes], list[PackedHeaders]]:
     """Return the values and headers of events that follow each other in a stream."""
-    common: Headers = []
+    values, pack, common = types.encode(events), _fields.pack, common_headers(metadata)
+    kinds: dict[type, tuple[str, int | None]] = {}
+    for kind in set(map(type, events)):
+        name, schema = types.name_of(kind)
+        kinds[kind] = name, None if schema == 1 else schema
+    named = enumerate(map(kinds.__getitem__, map(type, events)), first_version)
+    return values, [pack((name, version, schema), common) for version, (name, schema) in named]
+
+
+def common_headers(metadata: Metadata | None) -> PackedHeaders:
+    """Return the headers that all events of an append have: metadata, and what they are done for."""
+    common: list[tuple[str, bytes]] = []
     if metadata:
         if not isinstance(metadata, Mapping):
             raise TypeError(f"metadata is a mapping, not {type(metadata).__name__}")
@@ -119,25 +133,13 @@ def encode_events(
     correlation = current()
     if correlation is not None:
         common.extend(correlation.headers())
-    own: dict[type, tuple[tuple[str, bytes], Headers]] = {}
-    for kind in set(map(type, events)):
-        name, schema = types.name_of(kind)
-        written = [] if schema == 1 else [(SCHEMA, b"%d" % schema)]
-        own[kind] = (TYPE, name.encode()), written + common
-    headers = []
-    for version, event in enumerate(events, first_version):
-        first, rest = own[type(event)]
-        headers.append([first, (VERSION, b"%d" % version), *rest])
-    return types.encode(events), headers
-
-
-_fields = HeaderFields((TYPE,), (VERSION, SCHEMA)).of
+    return PackedHeaders(common)
 
 
 def version_of(record: Record) -> int:
     """Return an event's version in its stream. Raises SerializationError for a record that is no event."""
     try:
-        version: int | None = _fields(record)[1]
+        version: int | None = _fields_of(record)[1]
     except ValueError as error:
         raise _no_event(record, str(error)) from error
     if version is None:
@@ -148,7 +150,7 @@ def version_of(record: Record) -> int:
 def decode_event(types: MessageTypes, record: Record) -> Event:
     """Return the event that a record holds. Raises SerializationError for a record that is none."""
     try:
-        kind, version, schema = _fields(record)
+        kind, version, schema = _fields_of(record)
         key, value = record.key, record.value
         if kind is None or version is None or key is None or value is None:
             raise ValueError("no type, version, key or value")

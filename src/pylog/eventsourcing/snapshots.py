@@ -16,7 +16,7 @@ import xxhash
 
 from pylog.engine import Engine
 from pylog.errors import PylogError
-from pylog.eventsourcing.aggregates import Aggregate, standing_of, state_of
+from pylog.eventsourcing.aggregates import Aggregate, state_of
 from pylog.records import HeaderFields, Record
 
 logger = logging.getLogger("pylog")
@@ -63,7 +63,7 @@ class Snapshots:
 
     def due(self, aggregate: Aggregate) -> bool:
         """Return whether enough has happened since the last one."""
-        standing = standing_of(aggregate)
+        standing = aggregate._stands
         since = standing.version - standing.snapshot_version
         return since > 0 and (
             (self.every is not None and since >= self.every)
@@ -73,7 +73,7 @@ class Snapshots:
     def take(self, aggregate: Aggregate, stream: str, last: Record) -> bool:
         """Write a snapshot of what the events up to `last` came to; False where the state would not come
         back as it is. Raises what append raises."""
-        standing, kind = standing_of(aggregate), type(aggregate)
+        standing, kind = aggregate._stands, type(aggregate)
         state = state_of(aggregate)
         try:
             fits = same(self._restored(kind, msgspec.json.decode(msgspec.json.encode(state))), state)
@@ -104,9 +104,7 @@ class Snapshots:
         standing.snapshot_version, standing.bytes = standing.version, 0
         return True
 
-    def before(
-        self, kind: type[A], stream: str, version: int | None
-    ) -> Iterator[tuple[A, Snapshot]]:
+    def before(self, kind: type[A], stream: str, version: int | None) -> Iterator[tuple[A, Snapshot]]:
         """Yield aggregates as the snapshots of a stream have them, newest first, and these.
 
         Without those that cannot be read, and those of a version beyond `version`.

@@ -36,7 +36,6 @@ from pylog.eventsourcing.aggregates import (
     Aggregate,
     Appended,
     Standing,
-    standing_of,
     stream_of,
 )
 from pylog.eventsourcing.background import Background
@@ -311,7 +310,7 @@ class EventStore:
             aggregate, records = kind(), self._records(stream)
         else:
             aggregate, records = found
-        standing = aggregate._stands = standing_of(aggregate)
+        standing = aggregate._stands
         standing.aggregate_id = aggregate_id
         if time is not None:
             records = up_to(records, time)
@@ -344,7 +343,7 @@ class EventStore:
             behind = len(records) - 1
             if behind and version_of(records[-1]) != snapshot.version + behind:
                 continue
-            standing = aggregate._stands = Standing("")
+            standing = aggregate._stands = Standing()
             standing.version = standing.snapshot_version = snapshot.version
             standing.offset = snapshot.offset
             return aggregate, records[1:]
@@ -369,7 +368,7 @@ class EventStore:
             VersionConflictError: somebody else saved it first: load it and decide again.
             And what append() raises; the aggregate then still has what it recorded.
         """
-        standing = standing_of(aggregate)
+        standing = aggregate._stands
         if aggregate_id is not None and standing.aggregate_id not in ("", aggregate_id):
             raise ConfigError(f"{aggregate!r} was loaded by another id than {aggregate_id!r}")
         standing.aggregate_id = aggregate_id or standing.aggregate_id
@@ -390,7 +389,7 @@ class EventStore:
         Afterwards call saved() with what this returns and the RecordId of the last event, from commit().
         The commit raises VersionConflictError where somebody else was first.
         """
-        standing = standing_of(aggregate)
+        standing = aggregate._stands
         if not standing.aggregate_id or not standing.pending:
             raise ConfigError(f"{aggregate!r} has no id, or recorded nothing")
         stream = stream_of(type(aggregate), standing.aggregate_id)
@@ -403,7 +402,7 @@ class EventStore:
 
     def saved(self, aggregate: Aggregate, done: Appended) -> None:
         """Note that what an aggregate recorded is stored; have a snapshot taken where one is due."""
-        standing = standing_of(aggregate)
+        standing = aggregate._stands
         standing.version, standing.offset = done.version, done.record_id.offset
         if self._snapshots is None:
             standing.pending.clear()
@@ -433,7 +432,7 @@ class EventStore:
 
     def snapshot(self, aggregate: Aggregate) -> bool:
         """Take a snapshot of a saved aggregate now; False, and a log message, where that cannot be."""
-        standing = standing_of(aggregate)
+        standing = aggregate._stands
         if self._snapshots is None or standing.pending or not standing.version:
             return False
         stream = stream_of(type(aggregate), standing.aggregate_id)

@@ -25,7 +25,7 @@ from pylog.errors import (
     UnsupportedError,
     VersionConflictError,
 )
-from pylog.eventsourcing.aggregates import Aggregate, Appended, standing_of, stream_of
+from pylog.eventsourcing.aggregates import Aggregate, Appended, stream_of
 from pylog.eventsourcing.events import Metadata
 from pylog.eventsourcing.store import EventStore
 from pylog.records import RecordId
@@ -71,7 +71,7 @@ class Work:
 
     def changed(self) -> list[Aggregate]:
         """Return those that recorded something."""
-        return [aggregate for aggregate in self._loaded.values() if standing_of(aggregate).pending]
+        return [aggregate for aggregate in self._loaded.values() if aggregate._stands.pending]
 
 
 class Note(NamedTuple):
@@ -170,7 +170,7 @@ class CommandBus:
             saved = [self.store.save(aggregate, metadata=metadata) for aggregate in changed]
             return Receipt(tuple(done.record_id for done in saved if done is not None), result)
         transaction = self.store.engine.transaction()
-        pending = [len(standing_of(aggregate).pending) for aggregate in changed]
+        pending = [len(aggregate._stands.pending) for aggregate in changed]
         done = [self.store.save_in(transaction, aggregate, metadata=metadata) for aggregate in changed]
         if note is not None:
             value = note.encode({one.stream: one.version for one in done})
