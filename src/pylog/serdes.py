@@ -130,6 +130,8 @@ class MessageTypes:
         self._types: dict[str, type] = {}
         self._versions: dict[type, tuple[str, int]] = {}
         self._decoders: dict[tuple[str, int], Callable[[bytes], Any]] = {}
+        self._checks: dict[type, Callable[[bytes], Any]] = {}
+        """Of each type what reads its newest version."""
         self._upcasters = dict(upcasters or {})
         for each in types:
             self.add(each)
@@ -148,7 +150,7 @@ class MessageTypes:
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise ConfigError(f"schema_version of {name} is a number from 1 on, not {version!r}")
         self._versions[message] = name, version
-        self._decoders[name, version] = _msgspec().json.Decoder(message).decode
+        self._decoders[name, version] = self._checks[message] = _msgspec().json.Decoder(message).decode
 
     def _check_upcasters(self) -> None:
         for name, version in self._upcasters:
@@ -175,18 +177,21 @@ class MessageTypes:
             SerializationError: the fields of one are not of the types that its class says, so that nobody
                 could read it again.
         """
-        found, names, decoders, encode = [], self._versions, self._decoders, self._encode
+        found, checks, encode = [], self._checks, self._encode
         for message in messages:
-            name = names.get(type(message)) or self.name_of(type(message))
+            check = checks.get(message.__class__) or self._check_of(message.__class__)
             try:
                 data = encode(message)
-                decoders[name](data)
+                check(data)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise SerializationError(
-                    f"this {name[0]} cannot be written and read again: {error}"
-                ) from None
+                name, _version = self.name_of(message.__class__)
+                raise SerializationError(f"this {name} cannot be written and read again: {error}") from None
             found.append(data)
         return found
+
+    def _check_of(self, kind: type) -> Callable[[bytes], Any]:
+        self.name_of(kind)
+        return self._checks[kind]
 
     def decode(self, name: str, version: int, data: bytes) -> Any:
         """Return the message. Raises SerializationError: unknown, newer than known, or not what it says."""
