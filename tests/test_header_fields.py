@@ -54,6 +54,17 @@ def test_what_is_packed_is_read_again(text: str | None, number: int | None, more
     assert [name for name, value in packed if value == b"m"] == [name for name, _ in more if name != "größe"]
 
 
+def test_rows_are_packed_as_each_by_itself() -> None:
+    fields, more = HeaderFields(["type"], ["n"]), PackedHeaders([("other", None)])
+    rows = [("a", 1), (None, 2), ("b", None)]
+    packed = fields.pack_each(iter(rows), more)
+    assert [list(one) for one in packed] == [list(fields.pack(row, more)) for row in rows]
+    assert [fields.of(record_with(one)) for one in packed] == rows
+    for wrong in (None, ["t", 1], ("t",)):
+        with pytest.raises((TypeError, ValueError)):
+            fields.pack_each([("a", 1), wrong])  # type: ignore[list-item]
+
+
 @given(st.lists(st.tuples(names, values), max_size=8))
 def test_packed_headers_are_the_headers_that_they_were_made_of(headers: Headers) -> None:
     packed = PackedHeaders(headers)

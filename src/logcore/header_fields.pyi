@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from typing_extensions import disjoint_base
@@ -12,4 +12,7 @@ class HeaderFields:
     def pack(
         self, values: tuple[str | int | None, ...], more: PackedHeaders | None = None
     ) -> PackedHeaders: ...
+    def pack_each(
+        self, rows: Iterable[tuple[str | int | None, ...]], more: PackedHeaders | None = None
+    ) -> list[PackedHeaders]: ...
     def of(self, record: Record) -> tuple[Any, ...]: ...

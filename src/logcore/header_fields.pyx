@@ -70,6 +70,13 @@ cdef class HeaderFields:
             PyTuple_SET_ITEM(found, i, value)
         return found
 
+    def pack_each(self, rows: object, PackedHeaders more=None) -> list:
+        """The headers of which of() would say the values of a row, and `more` behind them, for each row.
+
+        A None is left out. As pack(), which says what is refused.
+        """
+        return [self.packed(row, more) for row in rows]
+
     def pack(self, tuple values not None, PackedHeaders more=None) -> PackedHeaders:
         """The headers of which of() would say these values, and `more` behind them; a None is left out.
 
@@ -81,6 +88,9 @@ cdef class HeaderFields:
             OverflowError: a number below 0 or of more than 18 digits.
             TypeError: neither str nor int in its place. RecordTooLargeError.
         """
+        return self.packed(values, more)
+
+    cdef PackedHeaders packed(self, tuple values, PackedHeaders more):
         cdef Py_ssize_t sizes[MOST_FIELDS]
         cdef bytes behind = b"" if more is None else more.data
         cdef Py_ssize_t i, count = 0, size = PyBytes_GET_SIZE(behind)

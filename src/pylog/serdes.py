@@ -177,14 +177,17 @@ class MessageTypes:
             SerializationError: the fields of one are not of the types that its class says, so that nobody
                 could read it again.
         """
-        found, checks, encode = [], self._checks, self._encode
+        found, encode = [], self._encode
+        kind, check = None, self._encode
         for message in messages:
-            check = checks.get(message.__class__) or self._check_of(message.__class__)
+            if message.__class__ is not kind:  # they mostly are of the same as the one before
+                kind = message.__class__
+                check = self._checks.get(kind) or self._check_of(kind)
             try:
                 data = encode(message)
                 check(data)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                name, _version = self.name_of(message.__class__)
+                name, _version = self.name_of(kind)
                 raise SerializationError(f"this {name} cannot be written and read again: {error}") from None
             found.append(data)
         return found

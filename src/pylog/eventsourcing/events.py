@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -111,13 +112,14 @@ def encode_events(
     types: MessageTypes, events: Sequence[Any], first_version: int, metadata: Metadata | None
 ) -> tuple[list[bytes], list[PackedHeaders]]:
     """Return the values and headers of events that follow each other in a stream."""
-    values, pack, common = types.encode(events), _fields.pack, common_headers(metadata)
-    kinds: dict[type, tuple[str, int | None]] = {}
-    for kind in set(map(type, events)):
-        name, schema = types.name_of(kind)
-        kinds[kind] = name, None if schema == 1 else schema
-    named = enumerate(map(kinds.__getitem__, map(type, events)), first_version)
-    return values, [pack((name, version, schema), common) for version, (name, schema) in named]
+    values, kinds = types.encode(events), list(map(type, events))
+    names: dict[type, str] = {}
+    schemas: dict[type, int | None] = {}
+    for kind in set(kinds):
+        names[kind], schema = types.name_of(kind)
+        schemas[kind] = None if schema == 1 else schema
+    rows = zip(map(names.__getitem__, kinds), count(first_version), map(schemas.__getitem__, kinds))
+    return values, _fields.pack_each(rows, common_headers(metadata))
 
 
 def common_headers(metadata: Metadata | None) -> PackedHeaders:
