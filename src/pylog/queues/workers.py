@@ -81,13 +81,15 @@ class Workers:
             for thread in threads:
                 thread.start()
             for _ in threads:
-                self._done.acquire()
+                # not for ever: a signal that came just before would be seen when this returns
+                while not self._done.acquire(timeout=LOOK_SECONDS):
+                    pass
         finally:
             try:
                 self._stopping.set()
                 for thread in threads:
-                    if thread.ident is not None:
-                        thread.join()
+                    while thread.is_alive():
+                        thread.join(LOOK_SECONDS)
             finally:  # a second Ctrl-C leaves without those that do not end
                 if previous is not None:
                     signal.signal(signal.SIGTERM, previous)
