@@ -11,7 +11,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from pylog.config import (
@@ -492,7 +492,10 @@ def up_to(records: list[Record], time: datetime | int) -> list[Record]:
     """Return the records before the first one that is later than a time."""
     if isinstance(time, datetime):
         if time.tzinfo is None:
-            time = time.astimezone()  # the machine's
+            try:
+                time = time.astimezone()  # the machine's
+            except (OverflowError, ValueError):  # within a day of datetime.max or min: as good as any
+                time = time.replace(tzinfo=UTC)
         time = (time - EPOCH) // timedelta(microseconds=1) * 1000 + 999
     for number, record in enumerate(records):
         if record.timestamp > time:
