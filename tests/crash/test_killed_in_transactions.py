@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,14 +224,13 @@ def test_a_part_that_was_appended_is_not_appended_again_by_who_finishes(
         assert zygote.run(f"{job}:found", directory=data) == {"committed": 3, "outputs": [output] * 2}
 
 
-def commit_behind(directory: str, victim_done: str) -> int | None:
+def commit_behind(directory: str, standing: str, victim_done: str) -> int | None:
     """Stand in the group's partition while a transaction's owner dies, commit behind it, then finish it."""
-    import time
-
     import pylog
 
     with pylog.open(directory) as engine, engine.consumer(group="g") as consumer:
         consumer.assign([("in", 0)])
+        Path(standing).touch()
         while not Path(victim_done).exists():
             time.sleep(0.01)
         consumer.commit({("in", 0): 7})
@@ -241,11 +241,16 @@ def commit_behind(directory: str, victim_done: str) -> int | None:
 def test_finishing_a_transaction_moves_no_later_commit_back(
     tmp_path: Path, failpoint_build: Path, points: Failpoints, bug: str, committed: int
 ) -> None:
-    data, done, job = tmp_path / "data", tmp_path / "done", "test_killed_in_transactions"
+    data, job = tmp_path / "data", "test_killed_in_transactions"
+    standing, done = tmp_path / "standing", tmp_path / "done"
     paths, environment = [failpoint_build, Path(__file__).parent], {"PYLOG_PLANTED_BUG": bug}
     with Zygote(tmp_path / "jobs", paths, points.environment | environment) as zygote:
         zygote.run(f"{job}:create", directory=data, durability="os")
-        later = zygote.start(f"{job}:commit_behind", directory=data, victim_done=done)
+        later = zygote.start(f"{job}:commit_behind", directory=data, standing=standing, victim_done=done)
+        deadline = time.monotonic() + 60
+        while not standing.exists():  # who opens the directory later finishes what the dead left first
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         points.reset()
         points.arm("transaction.applied", failpoints.KILL, at=3)
         zygote.start(f"{job}:transform", directory=data).wait_killed_or_done()
