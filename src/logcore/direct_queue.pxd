@@ -10,10 +10,10 @@ from logcore.topic_leases cimport TopicLeases
 cdef class DirectQueue:
     cdef LogDirectory directory          # None: each put goes through _put()
     cdef TopicLeases leases              # of `source`; None: it is not a native one
-    cdef object source
+    cdef readonly object source
     cdef readonly str topic
     cdef Matcher expires
-    cdef int most                        # attempts
+    cdef readonly int _most              # attempts
     cdef bint plain                      # no filter, no serde, no breaker: a lease is a delivery
     cdef public bint closed
     cdef list dropped                    # (lease, permit) of deliveries that nobody ended

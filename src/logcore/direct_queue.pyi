@@ -12,6 +12,10 @@ from logcore.matching import Matcher
 class DirectQueue:
     closed: bool
     @property
+    def source(self) -> Any: ...
+    @property
+    def _most(self) -> int: ...
+    @property
     def topic(self) -> str: ...
     def __init__(
         self, engine: object, source: Any, *, expires: Matcher, most: int, puts: bool, plain: bool

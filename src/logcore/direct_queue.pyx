@@ -17,15 +17,11 @@ from logcore.deliveries cimport Lease
 from logcore.log_directory cimport LogDirectory
 from logcore.matching cimport Matcher, NO
 from logcore.processes cimport fork_count
-from logcore.topic_leases cimport TopicLeases
+from logcore.topic_leases cimport MOST_LEASES, TopicLeases
 
 from logcore.errors import ClosedError, LeaseLostError
 
 cdef tuple NO_LONGER_OURS = (LeaseLostError, ClosedError)       # somebody has it, or close() gave it back
-
-cdef enum:
-    MOST_RECORDS = 1 << 20
-
 
 cdef class DirectQueue:
     """Puts into a topic and gets from its leases.
@@ -50,7 +46,7 @@ cdef class DirectQueue:
         self.directory = engine if puts and isinstance(engine, LogDirectory) else None
         self.source, self.topic = source, source.topic
         self.leases = source if isinstance(source, TopicLeases) else None
-        self.expires, self.most, self.plain = expires, most, plain
+        self.expires, self._most, self.plain = expires, most, plain
         self.dropped = []
 
     # ---- putting --------------------------------------------------------------------------------------
@@ -111,7 +107,7 @@ cdef class DirectQueue:
         An attempt is counted when a Delivery is started: by its block or start(), not by this.
         """
         cdef list leases, found
-        if self.is_direct(timeout) and type(max_records) is int and 0 < max_records <= MOST_RECORDS:
+        if self.is_direct(timeout) and type(max_records) is int and 0 < max_records <= MOST_LEASES:
             leases = self.leases.take(max_records, False)
             if leases:
                 self.leases.note_leased(len(leases))
@@ -142,7 +138,7 @@ cdef class DirectQueue:
 
     cdef list admit(self, list leases, object permit, bint start):
         cdef list found = []
-        cdef int most = self.most if start else self.most - 1
+        cdef int most = self._most if start else self._most - 1
         cdef bint plain = self.plain and permit is None
         cdef Record record
         try:

@@ -9,13 +9,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from logcore.batch cimport Record, RecordBatch
-from logcore.format cimport load16, load32, store16, store32
+from logcore.format cimport load16, load32
 from logcore.record_headers cimport (
-    PackedHeaders, check_limits, count_headers, header_bytes, packed_headers
+    FIXED_BYTES, PackedHeaders, check_limits, count_headers, header_bytes, packed_headers, put_front,
 )
 
 cdef extern from "Python.h":
@@ -24,7 +24,6 @@ cdef extern from "Python.h":
 cdef enum:
     MOST_FIELDS = 8
     MOST_DIGITS = 18                     # so that each number fits into int64
-    FIXED_BYTES = 6                      # u16 name length, i32 value length
     REPR_BYTES = 40
 
 
@@ -94,6 +93,7 @@ cdef class HeaderFields:
         cdef Py_ssize_t sizes[MOST_FIELDS]
         cdef bytes behind = b"" if more is None else more.data
         cdef Py_ssize_t i, count = 0, size = PyBytes_GET_SIZE(behind)
+        cdef bytes name
         cdef uint8_t* at
         if len(values) != len(self.names):
             raise ValueError(f"{len(values)} values for {len(self.names)} names")
@@ -113,7 +113,8 @@ cdef class HeaderFields:
         for i in range(len(values)):
             if sizes[i] < 0:
                 continue
-            at = put_front(at, <bytes> self.names[i], sizes[i])
+            name = <bytes> self.names[i]
+            at = put_front(at, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), <int32_t> sizes[i])
             if i < len(self.seen):
                 memcpy(at, PyUnicode_AsUTF8AndSize(values[i], NULL), sizes[i])
             else:
@@ -195,12 +196,3 @@ cdef void put_digits(uint8_t* at, int64_t value, Py_ssize_t digits) noexcept:
         digits -= 1
         at[digits] = <uint8_t> (c'0' + value % 10)
         value //= 10
-
-
-cdef uint8_t* put_front(uint8_t* at, bytes name, Py_ssize_t value_bytes) noexcept:
-    """Write what stands before the value of a header; the place of the value."""
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
-    store16(at, <uint16_t> size)
-    memcpy(at + 2, PyBytes_AS_STRING(name), size)
-    store32(at + 2 + size, <uint32_t> value_bytes)
-    return at + FIXED_BYTES + size

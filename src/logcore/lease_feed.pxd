@@ -35,7 +35,7 @@ cdef class LeaseFeed:
     cdef int disk_error                      # why the last claim() stopped early, or 0
     cdef object trouble                      # what reading ahead met, or None
 
-    cdef list take(self, int most, int64_t now, bint start)  # lease()
+    cdef list take(self, int most, int64_t now, bint start)
     cdef list take_in_turn(self, int most, int64_t now, bint start)
     cdef bint has_some(self) noexcept                        # at_hand()
     cdef void take_turn(self) noexcept                       # to be released

@@ -71,7 +71,7 @@ cdef class LeaseFeed:
             with nogil:
                 PyThread_acquire_lock(self.turn, WAIT_LOCK)
 
-    def lease(self, most: int, now: int, start: bool = True) -> list:
+    cdef list take(self, int most, int64_t now, bint start):
         """Lease up to `most` records that are ready at `now` (wall clock, ns; 0: the machine's own).
 
         Returns an empty list where none is.
@@ -80,9 +80,6 @@ cdef class LeaseFeed:
             DiskFullError: the table cannot grow.
             CorruptionError: the next record cannot be read; it stays ready.
         """
-        return self.take(most, now, start)
-
-    cdef list take(self, int most, int64_t now, bint start):
         self.take_turn()
         try:
             return self.take_in_turn(most, now, start)
@@ -107,7 +104,7 @@ cdef class LeaseFeed:
         return made
 
     def at_hand(self) -> bool:
-        """Whether lease() might find something; takes no lock."""
+        """Whether a lease might find something; takes no lock."""
         return self.has_some()
 
     cdef bint has_some(self) noexcept:

@@ -12,11 +12,10 @@ from libc.string cimport memcmp
 from logcore.batch cimport Record, RecordBatch
 from logcore.columns cimport bit_at
 from logcore.format cimport load16, load32
-from logcore.record_headers cimport header_bytes
+from logcore.record_headers cimport FIXED_BYTES, header_bytes
 
 cdef enum:
     MAX_COMPARED = 8                     # more values than this are looked up in a set
-    FIXED_BYTES = 6                      # u16 name length, i32 value length
 
 
 cdef class Matcher:

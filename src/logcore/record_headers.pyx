@@ -20,7 +20,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_NAME_BYTES = 65535
-    FIXED_BYTES = 6                      # u16 name length, i32 value length
 
 
 cdef Py_ssize_t encoded_bytes(object item) except -1:
@@ -42,21 +41,25 @@ cdef Py_ssize_t encoded_bytes(object item) except -1:
     return FIXED_BYTES + name_bytes + (0 if value is None else PyBytes_GET_SIZE(value))
 
 
+cdef uint8_t* put_front(
+    uint8_t* at, const char* name, Py_ssize_t name_bytes, int32_t value_bytes
+) noexcept nogil:
+    store16(at, <uint16_t> name_bytes)
+    memcpy(at + 2, name, name_bytes)
+    store32(at + 2 + name_bytes, <uint32_t> value_bytes)
+    return at + FIXED_BYTES + name_bytes
+
+
 cdef uint8_t* put_header(uint8_t* at, object item) except NULL:
     """Write one that was checked; the place behind it."""
     cdef Py_ssize_t size = 0
     cdef const char* name = PyUnicode_AsUTF8AndSize(<object> fast_items(item)[0], &size)
     value = <object> fast_items(item)[1]
-    store16(at, <uint16_t> size)
-    memcpy(at + 2, name, size)
-    at += 2 + size
     if value is None:
-        store32(at, <uint32_t> -1)
-        return at + 4
-    size = PyBytes_GET_SIZE(value)
-    store32(at, <uint32_t> size)
-    memcpy(at + 4, PyBytes_AS_STRING(value), size)
-    return at + 4 + size
+        return put_front(at, name, size, -1)
+    at = put_front(at, name, size, <int32_t> PyBytes_GET_SIZE(value))
+    memcpy(at, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return at + PyBytes_GET_SIZE(value)
 
 
 @cython.final

@@ -79,6 +79,9 @@ class Queue(DirectQueue):
     `put`, `get`, `get_many` and `ack_many` are the native core's own methods.
     """
 
+    source: QueueSource
+    """What the engine offers for this queue."""
+
     def __init__(
         self,
         engine: Engine,
@@ -101,8 +104,6 @@ class Queue(DirectQueue):
             puts=serde is None and producer_id is None and source.config.priorities == 1,
             plain=serde is None and sieve is None and breaker is None,
         )
-        self.source = source
-        """What the engine offers for this queue."""
         self.name = source.queue
         self._clock = clock or SystemClock()
         self.dead_letters = DeadLetters(engine, dead_letter, source, self._clock)
@@ -112,7 +113,6 @@ class Queue(DirectQueue):
         self._breaker = breaker
         self._sieve = sieve
         self._on_dead_letter = on_dead_letter
-        self._most = source.config.max_deliveries
         self._placed = source.config.priorities > 1
         self._lock = threading.RLock()  # what on_rejected calls may count as well
         self._dead: Counter[str] = Counter()
